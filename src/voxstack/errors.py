@@ -1,0 +1,34 @@
+"""The package's exceptions. A message says what was found, where, and what to do about it."""
+
+from collections.abc import Iterable
+
+
+class VoxstackError(Exception):
+    """Base class of everything that voxstack raises on purpose."""
+
+
+class InputError(VoxstackError, ValueError):
+    """A file, a table or an argument is not what it has to be."""
+
+
+class GridMismatch(InputError):
+    """Two images or arrays do not lie on the same lattice of voxels."""
+
+
+class DesignError(InputError):
+    """A formula, a design matrix or a contrast does not fit the cohort."""
+
+
+class StoreError(VoxstackError):
+    """A cohort or result store is missing, unfinished, in the way, or of another kind."""
+
+
+class VoxstackWarning(UserWarning):
+    """The result is right, but perhaps not what was meant."""
+
+
+def listing(items: Iterable[object], *, most: int = 5) -> str:
+    """Names for a message: the first few of them, and how many more there are."""
+    names = [str(item) for item in items]
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -1,0 +1,289 @@
+"""The lattice of voxels: where each voxel lies in millimetres, and whether two lattices are the same.
+
+x, y and z are coordinates in mm. On a grid whose axes are those of the scanner or template they are world coordinates;
+on an *oblique* grid they are millimetres along the grid's own axes, and the direction cosines of `spatial_ref` turn
+them into the world. In both cases ``world = cosines @ (x, y, z)``, so subsets and flips stay right by themselves.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import nibabel as nib
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from xarray.core.indexing import IndexSelResult
+from xarray.indexes import PandasIndex
+
+from voxstack.errors import GridMismatch, InputError
+from voxstack.schema import SPACE
+
+TOLERANCE_MM = 1e-3
+"""Lattices whose voxels lie closer than this are the same."""
+
+_SNAP_DECIMALS = 4  # coordinates are stored to 1e-4 mm, so that equal lattices have equal coordinates
+
+
+class GridIndex(PandasIndex):  # type: ignore[misc]
+    """Index of one spatial axis in mm, with tolerant equality.
+
+    xarray's own index turns a shift of a millionth of a millimetre into an empty result. Here lattices within
+    `TOLERANCE_MM` are equal, and anything else raises `GridMismatch` instead of being intersected.
+
+    ``.sel(x=-4)`` takes a voxel whose centre lies at -4 mm (``method="nearest"`` the nearest one), ``.sel(x=slice(a,
+    b))`` all from a to b, both ends included, whichever way the axis runs.
+    """
+
+    __slots__ = ()
+
+    def equals(self, other: Any, *, exclude: frozenset[Hashable] | None = None) -> bool:
+        """Whether both hold the same positions within the tolerance."""
+        if not isinstance(other, PandasIndex) or self.dim != other.dim or len(self.index) != len(other.index):
+            return False
+        mine, theirs = np.asarray(self.index, float), np.asarray(other.index, float)
+        return bool(np.all(np.abs(mine - theirs) <= TOLERANCE_MM))
+
+    def join(self, other: Any, how: str = "inner") -> Self:
+        """Raise: unequal lattices have no join."""
+        raise self._mismatch(other)
+
+    def reindex_like(self, other: Any, method: Any = None, tolerance: Any = None) -> dict[Hashable, Any]:
+        """Raise: unequal lattices cannot be reindexed, only resampled."""
+        raise self._mismatch(other)
+
+    def sel(self, labels: dict[Any, Any], method: Any = None, tolerance: Any = None) -> IndexSelResult:
+        """Select by position in mm."""
+        name, label = next(iter(labels.items()))
+        positions = np.asarray(self.index, float)
+        if isinstance(label, slice):
+            if label.step is not None:
+                raise InputError(f"A slice of {name} in mm has no step; take every k-th voxel with .isel.")
+            low, high = sorted([-np.inf if label.start is None else label.start,
+                                np.inf if label.stop is None else label.stop])  # fmt: skip
+            if label.start is None and label.stop is None:
+                return IndexSelResult({self.dim: slice(None)})
+            inside = (positions >= low - TOLERANCE_MM) & (positions <= high + TOLERANCE_MM)
+            return IndexSelResult({self.dim: np.flatnonzero(inside)})
+        if method is None and tolerance is None and np.asarray(label).dtype.kind in "iuf":
+            try:
+                return super().sel(labels, method="nearest", tolerance=TOLERANCE_MM)
+            except KeyError:
+                wanted = np.atleast_1d(np.asarray(label, float))
+                nearest = positions[np.abs(positions[:, None] - wanted.ravel()).argmin(axis=0)]
+                raise KeyError(
+                    f"no voxel centre at {name} = {label} mm; the nearest is at {', '.join(f'{p:g}' for p in nearest)}"
+                    " mm. Take it with .sel(..., method='nearest')."
+                ) from None
+        return super().sel(labels, method=method, tolerance=tolerance)
+
+    def _mismatch(self, other: Any) -> GridMismatch:
+        def say(index: Any) -> str:
+            values = np.asarray(index.index, float)
+            return f"{values.size} voxels from {values[0]:g} to {values[-1]:g} mm" if values.size else "no voxel"
+
+        return GridMismatch(
+            f"The lattices differ along {self.dim}: {say(self)} against {say(other)}. Select the same region of both, "
+            "or resample one to the other."
+        )
+
+    def __repr__(self) -> str:
+        return f"GridIndex({self.index!r})"
+
+    def _repr_inline_(self, max_width: int) -> str:
+        return "GridIndex (mm)"
+
+
+class ObliqueIndex(GridIndex):
+    """`GridIndex` of a grid whose axes are not those of the world: its positions are not world coordinates."""
+
+    __slots__ = ()
+
+    def sel(self, labels: dict[Any, Any], method: Any = None, tolerance: Any = None) -> IndexSelResult:
+        """Raise, naming what to use: world coordinates do not separate along the axes of an oblique grid."""
+        raise InputError(
+            "This grid is oblique: x, y and z run along its own axes, not the world's. "
+            "Use vx.at_mm(dataset, x, y, z) for a position in world mm, or .isel for a voxel by number."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """A lattice of voxels.
+
+    Attributes
+    ----------
+    axes
+        Positions along x, y, z in mm: float64, one array each.
+    cosines : (3, 3) float64
+        Direction cosines, one column an axis; the identity unless the grid is oblique.
+    code : int
+        NIfTI code of the space (0 unknown, 1 scanner, 2 aligned, 3 Talairach, 4 MNI).
+    """
+
+    axes: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+    cosines: NDArray[np.float64]
+    code: int = 0
+    steps: tuple[float, float, float] = (1.0, 1.0, 1.0)  # of use only where an axis has a single voxel
+
+    @classmethod
+    def from_affine(cls, shape: tuple[int, int, int], affine: NDArray[np.float64], code: int = 0) -> Self:
+        """Lattice of an image whose array axes are already those of the world as nearly as they can be.
+
+        Parameters
+        ----------
+        shape
+            Number of voxels along x, y, z.
+        affine : (4, 4) float64
+            From voxel numbers to mm.
+        """
+        affine = np.asarray(affine, float)
+        if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+            raise InputError(f"The affine does not place the voxels in space: {affine.tolist()}.")
+        matrix = affine[:3, :3]
+        steps = np.linalg.norm(matrix, axis=0) * np.where(np.diag(matrix) < 0, -1, 1)
+        cosines = matrix / steps
+        extent = np.abs(steps) * np.asarray(shape)
+        if np.all(np.abs(cosines - np.eye(3)) * extent <= TOLERANCE_MM):
+            steps, cosines, origin = np.diag(matrix), np.eye(3), affine[:3, 3]
+        else:
+            origin = np.linalg.solve(cosines, affine[:3, 3])
+        axes = [_snap(o + s * np.arange(n)) for o, s, n in zip(origin, steps, shape, strict=True)]
+        return cls((axes[0], axes[1], axes[2]), cosines, code, (float(steps[0]), float(steps[1]), float(steps[2])))
+
+    @classmethod
+    def from_dataset(cls, data: xr.Dataset | xr.DataArray) -> Self:
+        """Lattice of a labelled array; an axis that was reduced to one position may be a scalar coordinate."""
+        missing = [d for d in SPACE if d not in data.coords]
+        if missing:
+            raise InputError(f"The data have no coordinate {missing[0]} in mm; they have {list(map(str, data.coords))}.")
+        axes = [np.atleast_1d(np.asarray(data.coords[d].values, float)) for d in SPACE]
+        ref = data.coords["spatial_ref"].attrs if "spatial_ref" in data.coords else {}
+        cosines = np.asarray(ref.get("direction_cosines", np.eye(3).ravel().tolist()), float).reshape(3, 3)
+        sizes = ref.get("voxel_size_mm", [1.0, 1.0, 1.0])
+        grid = cls((axes[0], axes[1], axes[2]), cosines, int(ref.get("space_code", 0)), tuple(sizes))
+        for dim, axis in zip(SPACE, axes, strict=True):
+            steps = np.diff(axis)
+            if steps.size and np.ptp(steps) > 4 * TOLERANCE_MM:
+                raise InputError(f"The positions along {dim} are not evenly spaced, so they are not a lattice.")
+        return grid
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of voxels along x, y, z."""
+        return self.axes[0].size, self.axes[1].size, self.axes[2].size
+
+    @property
+    def is_oblique(self) -> bool:
+        """Whether the grid's axes differ from the world's."""
+        return not np.array_equal(self.cosines, np.eye(3))
+
+    @property
+    def voxel_size(self) -> tuple[float, float, float]:
+        """Steps along x, y, z in mm; negative where an axis runs the other way."""
+        steps = [
+            round(float((axis[-1] - axis[0]) / (axis.size - 1)), 6) if axis.size > 1 else float(step)
+            for axis, step in zip(self.axes, self.steps, strict=True)
+        ]
+        return steps[0], steps[1], steps[2]
+
+    @property
+    def affine(self) -> NDArray[np.float64]:
+        """From voxel numbers to world mm: (4, 4)."""
+        affine = np.eye(4)
+        affine[:3, :3] = self.cosines * np.asarray(self.voxel_size)
+        affine[:3, 3] = self.cosines @ [axis[0] for axis in self.axes]
+        return affine
+
+    def coords(self) -> xr.Coordinates:
+        """Coordinates x, y, z with their `GridIndex`, and `spatial_ref`."""
+        kind = ObliqueIndex if self.is_oblique else GridIndex
+        indexes = {dim: kind(axis, dim) for dim, axis in zip(SPACE, self.axes, strict=True)}
+        variables: dict[Any, Any] = {}
+        for index in indexes.values():
+            variables |= index.create_variables()
+        attrs = {
+            "direction_cosines": self.cosines.ravel().tolist(),
+            "space_code": self.code,
+            "voxel_size_mm": list(self.voxel_size),
+        }
+        variables["spatial_ref"] = xr.Variable((), np.int64(0), attrs)
+        return xr.Coordinates(variables, indexes=indexes)
+
+    def same_as(self, other: "Grid") -> bool:
+        """Whether every voxel of both lies at the same place, within `TOLERANCE_MM`."""
+        if self.shape != other.shape:
+            return False
+        corners = np.array(np.meshgrid(*[(0, n - 1) for n in self.shape], indexing="ij")).reshape(3, -1)
+        mine, theirs = (nib.affines.apply_affine(g.affine, corners.T) for g in (self, other))
+        return bool(np.abs(mine - theirs).max() <= TOLERANCE_MM)
+
+    def flips_to(self, other: "Grid") -> tuple[int, ...] | None:
+        """Axes to reverse so that this lattice becomes `other`: () where it is the same, None where it never is."""
+        axes = tuple(a for a in range(3) if self.voxel_size[a] * other.voxel_size[a] < 0)
+        return axes if self.flipped(axes).same_as(other) else None
+
+    def flipped(self, axes: tuple[int, ...]) -> "Grid":
+        """The same lattice with some axes running the other way."""
+        turned = [axis[::-1] if a in axes else axis for a, axis in enumerate(self.axes)]
+        steps = [-step if a in axes else step for a, step in enumerate(self.steps)]
+        return Grid((turned[0], turned[1], turned[2]), self.cosines, self.code, (steps[0], steps[1], steps[2]))
+
+    def __str__(self) -> str:
+        sizes = " x ".join(f"{abs(s):g}" for s in self.voxel_size)
+        corner = ", ".join(f"{v:g}" for v in self.affine[:3, 3])
+        kind = ", oblique" if self.is_oblique else ""
+        return f"{' x '.join(map(str, self.shape))} voxels of {sizes} mm, first voxel at ({corner}) mm{kind}"
+
+
+def with_grid_indexes(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with `GridIndex` on x, y and z, for example after reading it from a store."""
+    coords = Grid.from_dataset(dataset).coords()
+    attrs = {dim: dataset.coords[dim].attrs for dim in SPACE}
+    dataset = dataset.drop_vars([*SPACE, "spatial_ref"], errors="ignore").assign_coords(coords)
+    for dim in SPACE:
+        dataset.coords[dim].attrs = attrs[dim]
+    return dataset
+
+
+def at_mm(data: xr.Dataset, x: float, y: float, z: float) -> xr.Dataset:
+    """The voxel nearest to a position in world mm, on any grid, oblique ones too.
+
+    Parameters
+    ----------
+    data
+        A cohort, fit or result (a DataArray works alike).
+    x, y, z
+        Position in world mm (RAS: right, anterior and superior are positive).
+
+    Returns
+    -------
+    xarray.Dataset
+        `data` at that voxel, without the dimensions x, y and z.
+
+    Raises
+    ------
+    InputError
+        The position lies more than half a voxel outside the grid.
+    """
+    grid = Grid.from_dataset(data)
+    voxel = nib.affines.apply_affine(np.linalg.inv(grid.affine), [x, y, z])
+    nearest = np.rint(voxel).astype(int)
+    if np.any(np.abs(voxel - (np.asarray(grid.shape) - 1) / 2) > np.asarray(grid.shape) / 2 + 1e-6):
+        raise InputError(f"({x:g}, {y:g}, {z:g}) mm lies outside the grid: {grid}.")
+    nearest = np.clip(nearest, 0, np.asarray(grid.shape) - 1)
+    return data.isel({dim: int(i) for dim, i in zip(SPACE, nearest, strict=True) if dim in data.dims})
+
+
+def canonical_axes(affine: NDArray[np.float64]) -> tuple[int, int, int]:
+    """For each of x, y, z the array axis that runs most nearly along it."""
+    orientation = nib.orientations.io_orientation(affine)[:, 0]
+    if np.isnan(orientation).any():
+        raise InputError(f"The affine does not place the voxels in space: {np.asarray(affine).tolist()}.")
+    order: Mapping[int, int] = {int(world): axis for axis, world in enumerate(orientation)}
+    return order[0], order[1], order[2]
+
+
+def _snap(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    # + 0.0 turns -0.0 into 0.0
+    return np.round(values, _SNAP_DECIMALS) + 0.0

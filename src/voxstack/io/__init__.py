@@ -1,0 +1,1 @@
+"""Files in: tables of participants, and images by format."""

@@ -1,0 +1,136 @@
+"""Where the images are, and how each is read: one registry of formats, one type for every kind of source."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.spatialimages import SpatialImage
+from numpy.typing import NDArray
+
+from voxstack.errors import InputError
+from voxstack.io import nifti
+from voxstack.io.image import ImageHeader
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How images of one format are read.
+
+    Attributes
+    ----------
+    header
+        path -> ImageHeader.
+    volume
+        path -> all data, as in the file.
+    volumes
+        (path, volume numbers) -> those volumes of a 4-D image.
+    """
+
+    header: Callable[[Path], ImageHeader]
+    volume: Callable[[Path], NDArray[Any]]
+    volumes: Callable[[Path, Sequence[int]], list[NDArray[Any]]]
+
+
+_NIFTI = Reader(nifti.read_header, nifti.read_volume, nifti.read_volumes)
+
+READERS: Mapping[str, Reader] = {
+    ".nii": _NIFTI,
+    ".nii.gz": _NIFTI,
+    ".img": _NIFTI,
+    ".hdr": _NIFTI,
+    ".img.gz": _NIFTI,
+    ".hdr.gz": _NIFTI,
+}
+
+
+def reader_of(path: Path) -> Reader:
+    """The reader of a file, by its ending."""
+    name = path.name.lower()
+    for suffix, reader in READERS.items():
+        if name.endswith(suffix):
+            return reader
+    raise InputError(f"{path}: no image format ends like this; voxstack reads {', '.join(READERS)}.")
+
+
+def looks_like_image(path: str) -> bool:
+    """Whether a text ends like an image file."""
+    return path.lower().endswith(tuple(READERS))
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """One subject's map: a file, a volume of a 4-D file, or an image in memory.
+
+    Attributes
+    ----------
+    image
+        Path or in-memory image.
+    volume
+        Number of the volume of a 4-D image; None for an image of one map.
+    """
+
+    image: Path | SpatialImage
+    volume: int | None = None
+
+    @property
+    def name(self) -> str:
+        """What to call it in messages."""
+        name = str(self.image) if isinstance(self.image, Path) else "an image in memory"
+        return name if self.volume is None else f"{name}, volume {self.volume}"
+
+    def header(self) -> ImageHeader:
+        """Header of the image; a 4-D image without a `volume` is an error."""
+        if isinstance(self.image, Path):
+            header = reader_of(self.image).header(self.image)
+        else:
+            code = self.image.header["sform_code"] if "sform_code" in self.image.header else 0
+            header = ImageHeader(self.image.shape, np.asarray(self.image.affine, float), int(code))
+        if len(header.shape) < 3:
+            raise InputError(f"{self.name}: not a volume, its shape is {header.shape}.")
+        if self.volume is None and header.n_volumes != 1:
+            raise InputError(
+                f"{self.name}: holds {header.n_volumes} volumes (shape {header.shape}) where one map is expected. "
+                "Name one image per subject, or a single 4-D image for the whole table."
+            )
+        return header
+
+
+def read_maps(sources: Sequence[ImageSource], orders: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]:
+    """Data of some sources, axes in the order x, y, z: one 3-D array each, scaled, in the type that scaling gives.
+
+    Volumes of the same 4-D image are read in one go through the file.
+
+    Parameters
+    ----------
+    sources
+        What to read.
+    orders
+        For each the array axes that run along x, y and z.
+    """
+    arrays: list[NDArray[Any] | None] = [None] * len(sources)
+    volumes: dict[Any, list[int]] = {}
+    for number, source in enumerate(sources):
+        if source.volume is not None:
+            key = source.image if isinstance(source.image, Path) else id(source.image)
+            volumes.setdefault(key, []).append(number)
+        elif isinstance(source.image, Path):
+            arrays[number] = reader_of(source.image).volume(source.image)
+        else:
+            arrays[number] = np.asanyarray(source.image.dataobj)
+    for members in volumes.values():
+        image = sources[members[0]].image
+        members.sort(key=lambda number: sources[number].volume or 0)
+        wanted = [sources[number].volume or 0 for number in members]
+        if isinstance(image, Path):
+            read = reader_of(image).volumes(image, wanted)
+        else:
+            read = [np.asanyarray(image.dataobj[..., volume]) for volume in wanted]
+        for number, array in zip(members, read, strict=True):
+            arrays[number] = array
+    ordered = []
+    for array, order in zip(arrays, orders, strict=True):
+        assert array is not None
+        ordered.append(array.reshape(array.shape[:3]).transpose(order))
+    return ordered

@@ -1,0 +1,93 @@
+"""From a participants table to one image per subject and map."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Formatter
+
+import pandas as pd
+from nibabel.spatialimages import SpatialImage
+
+from voxstack.errors import InputError, listing
+from voxstack.io.readers import ImageSource, looks_like_image
+from voxstack.schema import RESERVED_NAMES
+
+MapSpec = str | Path | SpatialImage
+
+
+def resolve_maps(table: pd.DataFrame, folder: Path, maps: Mapping[str, MapSpec]) -> dict[str, list[ImageSource]]:
+    """One source per subject for each map.
+
+    Parameters
+    ----------
+    table
+        Indexed by subject label.
+    folder
+        Where relative paths start.
+    maps
+        For each map's name a column of paths or images, a pattern over the table's columns, or one 4-D image.
+
+    Returns
+    -------
+    dict
+        For each map its sources, in the order of the table.
+
+    Raises
+    ------
+    InputError
+        No such column, cells without a path, or a 4-D image with another number of volumes than the table has rows.
+    """
+    if not maps:
+        raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
+    refused = sorted(RESERVED_NAMES & set(maps))
+    if refused:
+        raise InputError(f"A map cannot be called {listing(refused)}: the cohort uses that name itself.")
+    return {name: _resolve(table, folder, name, spec) for name, spec in maps.items()}
+
+
+def path_columns(table: pd.DataFrame, maps: Mapping[str, MapSpec]) -> list[str]:
+    """Columns that hold the maps' paths or images, and so are no covariates."""
+    return [spec for spec in maps.values() if isinstance(spec, str) and spec in table.columns]
+
+
+def _resolve(table: pd.DataFrame, folder: Path, name: str, spec: MapSpec) -> list[ImageSource]:
+    if isinstance(spec, str) and spec in table.columns:
+        cells = table[spec]
+        empty = table.index[cells.isna()]
+        if len(empty):
+            raise InputError(f"Map {name!r}: the column {spec!r} is empty for {listing(empty)}.")
+        return [ImageSource(c if isinstance(c, SpatialImage) else folder / str(c).strip()) for c in cells]
+    if isinstance(spec, str) and "{" in spec:
+        return _from_pattern(table, folder, name, spec)
+    if isinstance(spec, SpatialImage | Path) or looks_like_image(spec):
+        return _from_volumes(table, spec if isinstance(spec, SpatialImage) else folder / spec, name)
+    raise InputError(
+        f"Map {name!r}: {spec!r} is neither a column of the table ({listing(table.columns, most=20)}), nor a pattern "
+        "such as 'maps/{participant_id}.nii.gz', nor a 4-D image."
+    )
+
+
+def _from_pattern(table: pd.DataFrame, folder: Path, name: str, pattern: str) -> list[ImageSource]:
+    known = {str(table.index.name), *table.columns}
+    fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
+    unknown = sorted(fields - known)
+    if unknown:
+        raise InputError(
+            f"Map {name!r}: the pattern {pattern!r} uses {listing(unknown)}, but the table's columns are "
+            f"{listing(sorted(known), most=20)}."
+        )
+    empty = [label for label, row in table[sorted(fields & set(table.columns))].iterrows() if row.isna().any()]
+    if empty:
+        raise InputError(f"Map {name!r}: a column of the pattern {pattern!r} is empty for {listing(empty)}.")
+    rows: Sequence[Mapping[str, object]] = table.reset_index().to_dict("records")  # type: ignore[assignment]
+    return [ImageSource(folder / pattern.format(**row)) for row in rows]
+
+
+def _from_volumes(table: pd.DataFrame, image: Path | SpatialImage, name: str) -> list[ImageSource]:
+    header = ImageSource(image, volume=0).header()
+    if header.n_volumes != len(table):
+        what = image if isinstance(image, Path) else "the image in memory"
+        raise InputError(
+            f"Map {name!r}: {what} holds {header.n_volumes} volumes, but the table has {len(table)} rows; "
+            "volume i belongs to row i."
+        )
+    return [ImageSource(image, volume=volume) for volume in range(len(table))]

@@ -1,0 +1,134 @@
+"""Participants tables: labels, covariates, and how both are kept in a store."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from voxstack.errors import InputError, listing
+from voxstack.schema import RESERVED_NAMES
+
+_MISSING = ["", "n/a", "N/A", "NA", "NaN", "nan"]
+
+
+def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tuple[pd.DataFrame, Path]:
+    """A table of participants indexed by subject label, and the folder that relative paths start from.
+
+    Parameters
+    ----------
+    participants
+        A DataFrame, or the path of a TSV or CSV file (UTF-8, with or without a byte order mark). Empty cells, ``n/a``,
+        ``NA`` and ``NaN`` are missing values.
+    label
+        The column, or the index, that holds the subject labels.
+
+    Returns
+    -------
+    table : DataFrame
+        Indexed by label (str, unique, in the order of the table).
+    folder : Path
+        The file's folder; the current one for a DataFrame.
+
+    Raises
+    ------
+    InputError
+        No such file or column; labels missing or not unique; no row at all.
+    """
+    if isinstance(participants, pd.DataFrame):
+        table, folder, name = participants.copy(), Path(), "The participants table"
+    else:
+        path = Path(participants)
+        table, folder, name = _read_table(path, label), path.parent, f"The participants table {path}"
+    table.columns = [str(column) for column in table.columns]
+    if label not in table.columns:
+        if table.index.name != label:
+            raise InputError(
+                f"{name} has no column {label!r}. It has: {listing(table.columns, most=20)}. Name the column of the "
+                "subject labels with label= (--label on the command line)."
+            )
+        table = table.reset_index()
+        table.columns = [str(column) for column in table.columns]
+    if table.columns.duplicated().any():
+        raise InputError(f"{name} has several columns called {listing(table.columns[table.columns.duplicated()])}.")
+    if table.empty:
+        raise InputError(f"{name} has no rows.")
+    unlabelled = np.flatnonzero(table[label].isna())
+    if unlabelled.size:
+        raise InputError(f"{name} has no {label} in data row {listing(unlabelled + 1)}.")
+    labels = table[label].astype(str)
+    if labels.duplicated().any():
+        raise InputError(
+            f"{name}: {label} must be unique, one row an image, but these stand in several rows: "
+            f"{listing(labels[labels.duplicated()].unique())}. For repeated measures make labels such as sub-01_ses-1 "
+            "and keep the participant in a column of its own."
+        )
+    return table.drop(columns=label).set_index(pd.Index(labels, name=label)), folder
+
+
+def _read_table(path: Path, label: str) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"There is no participants table {path}.")
+    separator = "," if path.suffix.lower() == ".csv" else "\t"
+    try:
+        return pd.read_csv(
+            path,
+            sep=separator,
+            encoding="utf-8-sig",
+            na_values=_MISSING,
+            keep_default_na=False,
+            dtype={label: str},
+            skipinitialspace=True,
+        )
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        kind = "comma" if separator == "," else "tab"
+        raise InputError(f"{path} is not a {kind}-separated table in UTF-8: {error}") from error
+
+
+def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Covariates as plain arrays that a store can hold: float64, int64, bool or str.
+
+    Parameters
+    ----------
+    table
+        Indexed by subject label.
+    maps
+        Names of the cohort's maps, which covariates may not have.
+    leave_out
+        Columns that are no covariates: those that hold paths or images.
+
+    Returns
+    -------
+    dict
+        Missing values are NaN in numeric covariates, which are then float64, and in text ones, which are then object
+        arrays.
+    """
+    kept = table.drop(columns=list(leave_out))
+    refused = sorted((RESERVED_NAMES | set(maps)) & set(kept.columns))
+    if refused:
+        raise InputError(
+            f"A covariate cannot be called {listing(refused)}: the cohort uses that name itself. Rename the column."
+        )
+    return {name: _plain(kept[name]) for name in kept.columns}
+
+
+def _plain(column: "pd.Series[Any]") -> NDArray[Any]:
+    missing = column.isna().to_numpy()
+    if pd.api.types.is_bool_dtype(column.dtype) and not missing.any():
+        return column.to_numpy(dtype=bool)
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        if missing.any() or pd.api.types.is_float_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype):
+            return column.to_numpy(dtype=np.float64, na_value=np.nan)
+        return column.to_numpy(dtype=np.int64)
+    text = column.astype(object).where(~missing, None)
+    return text_array([None if value is None else str(value) for value in text])
+
+
+def text_array(values: Iterable[str | None]) -> NDArray[Any]:
+    """Text as a NumPy array: fixed-width strings, or objects with NaN where some are missing (None)."""
+    values = list(values)
+    if any(value is None for value in values):
+        return np.array([np.nan if value is None else value for value in values], dtype=object)
+    return np.array(values, dtype=str)

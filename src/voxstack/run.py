@@ -1,0 +1,223 @@
+"""The only module that knows what executes: a pool of threads, or the active Dask client."""
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Hashable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import psutil
+from dask.system import CPU_COUNT
+from threadpoolctl import threadpool_limits
+
+from voxstack.errors import InputError, VoxstackError
+
+_FRUITLESS_RETRIES = 10  # times that a task may lose its worker while no other task completes
+
+
+@dataclass(frozen=True)
+class Task:
+    """Work that may run twice: it is pure, or writes only what is its own.
+
+    Attributes
+    ----------
+    key
+        What its result is yielded with.
+    work
+        A Dask collection (a Delayed, a Dataset).
+    """
+
+    key: Hashable
+    work: Any
+
+
+def run(tasks: Iterable[Task]) -> Iterator[tuple[Hashable, Any]]:
+    """Execute tasks and yield (key, result) as each completes, in no particular order.
+
+    Tasks run on the active Dask client if there is one, otherwise on a pool of threads of this process (as many as
+    ``dask.config.get("num_workers")`` says, by default one per core). Only a window of tasks is in flight, so results
+    that the caller has not taken yet do not pile up. A task whose worker died is given to another one, until workers
+    die without any task completing.
+
+    Raises
+    ------
+    Exception
+        What a task raised; the tasks in flight are waited for or cancelled first.
+    """
+    client = _active_client()
+    if client is None:
+        yield from _run_on_threads(iter(tasks))
+    else:
+        yield from _run_on_client(client, iter(tasks))
+
+
+def _run_on_threads(tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
+    n_threads = thread_count()
+    with _one_blas_thread(), ThreadPoolExecutor(n_threads, thread_name_prefix="voxstack") as pool:
+        in_flight: dict[Future[Any], Task] = {}
+        try:
+            while True:
+                while len(in_flight) < 2 * n_threads and (task := next(tasks, None)) is not None:
+                    in_flight[pool.submit(_compute, task.work)] = task
+                if not in_flight:
+                    return
+                for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                    yield in_flight.pop(future).key, future.result()
+        finally:
+            for future in in_flight:
+                future.cancel()
+
+
+def _compute(work: Any) -> Any:
+    return dask.compute(work, scheduler="synchronous")[0]
+
+
+def _run_on_client(client: Any, tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
+    from distributed import as_completed
+    from distributed.scheduler import KilledWorker
+
+    lost: deque[Task] = deque()
+    retries: dict[Hashable, int] = {}
+    in_flight: dict[str, tuple[Task, Any]] = {}
+    completed = as_completed()
+
+    def submit(task: Task) -> None:
+        future = client.compute(task.work)
+        in_flight[future.key] = task, future
+        completed.add(future)
+
+    try:
+        while True:
+            window = max(2 * sum(client.nthreads().values()), 2)
+            while len(in_flight) < window and (task := lost.popleft() if lost else next(tasks, None)) is not None:
+                submit(task)
+            if not in_flight:
+                return
+            future = next(completed)
+            task, _ = in_flight.pop(future.key)
+            if future.status == "error" and isinstance(future.exception(), KilledWorker):
+                retries[task.key] = retries.get(task.key, 0) + 1
+                if retries[task.key] > _FRUITLESS_RETRIES:
+                    raise VoxstackError(
+                        f"Workers died {_FRUITLESS_RETRIES} times in a row without completing a task. They probably "
+                        "run out of memory: give each worker more, or fewer threads, and call again."
+                    ) from future.exception()
+                future.release()
+                lost.append(task)
+                continue
+            result = future.result()
+            retries.clear()
+            yield task.key, result
+    finally:
+        client.cancel([future for _, future in in_flight.values()])
+
+
+def _active_client() -> Any | None:
+    """The client that the user made, if any. Without distributed imported there can be none."""
+    if "distributed" not in sys.modules:
+        return None
+    from distributed import get_client
+
+    try:
+        return get_client()
+    except ValueError:
+        return None
+
+
+def thread_count() -> int:
+    """Threads that tasks run on in this process."""
+    return int(dask.config.get("num_workers", None) or CPU_COUNT)
+
+
+def worker_memory() -> int:
+    """Memory in bytes that one task may count on: of a worker, or of this process, over its threads."""
+    client = _active_client()
+    if client is None:
+        return int(memory_limit() / thread_count())
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    shares = [w["memory_limit"] / w["nthreads"] for w in workers if w["memory_limit"]]
+    return int(min(shares)) if shares else int(memory_limit() / thread_count())
+
+
+def memory_limit() -> int:
+    """Memory in bytes that this process may use: ``voxstack.memory-limit`` of Dask's configuration, or what is free."""
+    configured = dask.config.get("voxstack.memory-limit", None)
+    if configured is None:
+        return int(psutil.virtual_memory().available)
+    return int(dask.utils.parse_bytes(configured))
+
+
+_blas_lock = threading.Lock()
+_blas_users = 0
+_blas_limit: Any = None
+
+
+@contextmanager
+def _one_blas_thread() -> Iterator[None]:
+    """One BLAS thread per task while anything runs.
+
+    The limit belongs to the process, and contexts that overlap in several threads would restore it in the wrong order.
+    So the first one in sets it and the last one out restores it.
+    """
+    global _blas_users, _blas_limit
+    with _blas_lock:
+        if _blas_users == 0:
+            _blas_limit = threadpool_limits(1, user_api="blas")
+        _blas_users += 1
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            _blas_users -= 1
+            if _blas_users == 0:
+                _blas_limit.restore_original_limits()
+
+
+@contextmanager
+def scheduler(spec: str, *, memory_limit: str | None = None) -> Iterator[str]:
+    """Run everything inside on the scheduler that a text names.
+
+    Parameters
+    ----------
+    spec
+        "threads": a pool of threads in this process. "local" or "local:N": N worker processes of one thread each on
+        this machine, by default one per core.
+    memory_limit
+        Such as "4GiB": of this process, or of each worker.
+
+    Yields
+    ------
+    str
+        Where to watch it; empty where there is nothing to watch.
+
+    Raises
+    ------
+    InputError
+        No such scheduler.
+    """
+    kind, _, count = spec.partition(":")
+    if memory_limit is not None:
+        try:
+            dask.utils.parse_bytes(memory_limit)
+        except ValueError:
+            raise InputError(f"{memory_limit!r} is not an amount of memory; write for example 4GiB.") from None
+    if spec == "threads":
+        with dask.config.set({"voxstack.memory-limit": memory_limit}):
+            yield ""
+        return
+    if kind != "local" or (count and not (count.isdecimal() and int(count) > 0)):
+        raise InputError(f"There is no scheduler {spec!r}; use threads, local or local:N with N worker processes.")
+    from distributed import Client, LocalCluster
+
+    n_workers = int(count) if count else CPU_COUNT
+    with (
+        LocalCluster(
+            n_workers=n_workers, threads_per_worker=1, memory_limit=memory_limit or "auto", dashboard_address=":0"
+        ) as cluster,
+        Client(cluster),
+    ):
+        yield str(cluster.dashboard_link)

@@ -1,0 +1,130 @@
+"""The registry of every variable that voxstack writes: its dimensions, units and meaning."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import xarray as xr
+
+from voxstack.errors import InputError, StoreError
+
+SCHEMA_VERSION = 1
+
+SUBJECT = "subject"
+SPACE = ("x", "y", "z")
+
+RESERVED_NAMES = frozenset({SUBJECT, *SPACE, "mask", "n_valid", "spatial_ref"})
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What a variable of a given name means in a dataset of a given kind.
+
+    Attributes
+    ----------
+    dims
+        Its dimensions, in order; several where a variable may do without the last ones.
+    doc
+        One line, written into the variable's attributes as ``long_name``.
+    units
+        Physical units, or None where the user's maps decide.
+    """
+
+    dims: tuple[tuple[str, ...], ...]
+    doc: str
+    units: str | None = None
+
+    def attributes(self) -> dict[str, str]:
+        """The attributes of such a variable, by the CF names that plots use for their labels."""
+        attributes = {"long_name": self.doc}
+        return attributes if self.units is None else attributes | {"units": self.units}
+
+
+_MAP = "*"
+"""Stands for the maps of a cohort, which users name themselves."""
+
+_CONTRAST_MAP = (("contrast", *SPACE),)
+
+REGISTRY: Mapping[tuple[str, str], Variable] = {
+    ("cohort", _MAP): Variable(((SUBJECT, *SPACE),), "subject maps"),
+    ("cohort", "mask"): Variable((SPACE,), "voxels that are analysed", "1"),
+    ("cohort", "n_valid"): Variable((SPACE,), "subjects with data in every map", "1"),
+    ("fit", "beta"): Variable((("regressor", *SPACE),), "regression coefficient"),
+    ("fit", "residual_variance"): Variable((SPACE,), "residual variance"),
+    ("fit", "dof"): Variable((SPACE,), "residual degrees of freedom", "1"),
+    ("fit", "beta_covariance"): Variable(
+        (("regressor", "regressor_2"), ("regressor", "regressor_2", *SPACE)),
+        "covariance of the coefficients over the residual variance",
+    ),
+    ("fit", "design"): Variable(((SUBJECT, "regressor"),), "design matrix"),
+    ("contrast", "effect"): Variable(_CONTRAST_MAP, "contrast of the coefficients"),
+    ("contrast", "variance"): Variable(_CONTRAST_MAP, "variance of the effect"),
+    ("contrast", "stat"): Variable(_CONTRAST_MAP, "test statistic", "1"),
+    ("contrast", "z_score"): Variable(_CONTRAST_MAP, "z of the same tail probability", "1"),
+    ("contrast", "p_value"): Variable(_CONTRAST_MAP, "uncorrected p-value", "1"),
+    ("contrast", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
+    ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom", "1"),
+    ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom", "1"),
+}
+
+_COORDINATES = {
+    SUBJECT: {"long_name": "subject"},
+    "x": {"long_name": "x", "units": "mm"},
+    "y": {"long_name": "y", "units": "mm"},
+    "z": {"long_name": "z", "units": "mm"},
+}
+
+
+def lookup(kind: str, name: str) -> Variable | None:
+    """The registered meaning of a variable; a cohort's maps all have the same."""
+    found = REGISTRY.get((kind, name))
+    return REGISTRY[kind, _MAP] if found is None and kind == "cohort" and name not in RESERVED_NAMES else found
+
+
+def annotate(dataset: xr.Dataset, kind: str, **attrs: Any) -> xr.Dataset:
+    """The same dataset with attributes from the registry alone, never inherited.
+
+    Parameters
+    ----------
+    dataset
+        Dimensions and names as registered for `kind`; a data variable that is not registered is an error of voxstack.
+    kind
+        "cohort", "fit" or "contrast".
+    **attrs
+        Attributes of the dataset itself, besides its kind and schema version.
+    """
+    dataset = dataset.copy(deep=False)
+    dataset.attrs = {"kind": kind, "schema_version": SCHEMA_VERSION, **attrs}
+    for name, variable in dataset.variables.items():
+        known = lookup(kind, str(name)) if name in dataset.data_vars else REGISTRY.get((kind, str(name)))
+        if known is None:
+            assert name in dataset.coords, f"{name!r} is not a variable of a {kind}"
+            variable.attrs = {**_COORDINATES.get(str(name), variable.attrs)}
+            continue
+        assert variable.dims in known.dims, (name, variable.dims)
+        variable.attrs = known.attributes()
+    return dataset
+
+
+def validate(dataset: xr.Dataset, kind: str) -> xr.Dataset:
+    """Refuse a dataset of another kind or a newer schema, and say which it is."""
+    found, version = dataset.attrs.get("kind"), dataset.attrs.get("schema_version", 0)
+    if found != kind:
+        was = "it does not say what it is" if found is None else f"it is a {found}"
+        raise InputError(f"This dataset is not a voxstack {kind}: {was}.")
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"This {kind} was written by a newer voxstack (schema {version}; this one reads up to {SCHEMA_VERSION}). "
+            "Upgrade voxstack to read it."
+        )
+    return dataset
+
+
+def map_names(cohort: xr.Dataset) -> list[str]:
+    """Names of a cohort's subject maps."""
+    return [str(name) for name, variable in cohort.data_vars.items() if variable.dims == (SUBJECT, *SPACE)]
+
+
+def covariate_names(cohort: xr.Dataset) -> list[str]:
+    """Names of a cohort's covariates: the coordinates along its subjects alone."""
+    return [str(name) for name, c in cohort.coords.items() if c.dims == (SUBJECT,) and name != SUBJECT]

@@ -1,0 +1,1 @@
+"""Cohorts on disk: how they are laid out, written and opened."""

@@ -1,0 +1,164 @@
+"""Cohorts to work with: opened lazily from a store, or made of arrays."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from voxstack.errors import InputError, StoreError, listing
+from voxstack.grid import Grid, canonical_axes
+from voxstack.io.tables import covariates
+from voxstack.provenance import record
+from voxstack.schema import RESERVED_NAMES, SPACE, SUBJECT, annotate, validate
+from voxstack.store.encoding import decode
+from voxstack.store.layout import UNFINISHED, exists
+from voxstack.store.location import Location
+
+
+def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Open a cohort; its maps stay on disk until they are computed with.
+
+    Parameters
+    ----------
+    store
+        Folder or URL that `stack` wrote.
+    storage_options
+        Credentials and settings of an object store.
+
+    Returns
+    -------
+    xarray.Dataset
+        Maps (subject, x, y, z) as Dask arrays, chunked as they are stored; covariates as coordinates along `subject`;
+        `mask` and `n_valid` (x, y, z); x, y, z in mm.
+
+    Raises
+    ------
+    StoreError
+        Nothing there, not a cohort, not finished, or written by a newer voxstack.
+    """
+    dataset = open_dataset(Location.of(store, storage_options), "cohort")
+    return dataset.assign(n_valid=dataset["n_valid"].load())
+
+
+def open_dataset(location: Location, kind: str) -> xr.Dataset:
+    """A dataset of the given kind, lazily; `StoreError` says what is there instead."""
+    if location.path is not None and not location.path.is_dir():
+        raise StoreError(f"There is no {kind} at {location}.")
+    zarr_store = location.open(read_only=True)
+    if not exists(zarr_store, "zarr.json"):
+        if exists(zarr_store, UNFINISHED):
+            raise StoreError(f"{location} is not finished: stacking was stopped, or is going on. Call stack again.")
+        raise StoreError(f"{location} is not a voxstack {kind}: it has no zarr.json.")
+    try:
+        # Values are stored as they are: nothing is to be scaled or replaced on the way in.
+        flat = xr.open_zarr(zarr_store, consolidated=True, chunks={}, zarr_format=3, mask_and_scale=False)
+    except (ValueError, KeyError) as error:
+        raise StoreError(f"{location} is not a voxstack {kind}: {error}") from error
+    try:
+        validate(flat, kind)
+    except InputError as error:
+        raise StoreError(f"{location}: {error}") from error
+    return decode(flat)
+
+
+def from_arrays(
+    maps: Mapping[str, ArrayLike | da.Array],
+    *,
+    affine: ArrayLike,
+    mask: ArrayLike | None = None,
+    participants: pd.DataFrame | None = None,
+) -> xr.Dataset:
+    """A cohort of arrays in memory, or of Dask arrays; everything takes it as it takes a stored one.
+
+    Parameters
+    ----------
+    maps
+        For each map an array (n, x, y, z), NumPy or Dask. Any float type is kept, other numbers become float64.
+        Missing values are NaN.
+    affine : (4, 4)
+        From voxel numbers to mm. Its axes must run along x, y and z, either way; oblique ones nearly so.
+    mask : (x, y, z), optional
+        Voxels to analyse. By default those where every subject has data in every map and not all are 0; for Dask
+        arrays all voxels, since finding out would compute them.
+    participants
+        Covariates, indexed by subject label. By default the labels are sub-0001, sub-0002 and so on.
+
+    Returns
+    -------
+    xarray.Dataset
+        As of `open_cohort`.
+
+    Raises
+    ------
+    InputError
+        Shapes that differ, an affine with other axes, labels that are not unique, or too few.
+    """
+    arrays = {name: _floating(array) for name, array in maps.items()}
+    if not arrays:
+        raise InputError("No map was given: maps={'effect': array}.")
+    refused = sorted(RESERVED_NAMES & set(arrays))
+    if refused:
+        raise InputError(f"A map cannot be called {listing(refused)}: the cohort uses that name itself.")
+    shapes = {array.shape for array in arrays.values()}
+    shape = next(iter(shapes))
+    if len(shapes) > 1 or len(shape) != 4:
+        raise InputError(f"Maps must be of one shape (subjects, x, y, z); these are {listing(sorted(shapes))}.")
+    matrix = np.asarray(affine, float)
+    if canonical_axes(matrix) != (0, 1, 2):
+        raise InputError("The array axes do not run along x, y and z. Transpose the arrays and permute the affine.")
+    grid = Grid.from_affine((shape[1], shape[2], shape[3]), matrix)
+    table = _participants(participants, shape[0])
+    dims = (SUBJECT, *SPACE)
+    cohort = xr.Dataset(
+        {name: (dims, array) for name, array in arrays.items()},
+        coords={
+            SUBJECT: table.index.to_numpy(dtype=str),
+            **{name: (SUBJECT, v) for name, v in covariates(table, maps=arrays, leave_out=[]).items()},
+        },
+    ).assign_coords(grid.coords())
+    cohort = cohort.assign_coords(mask=(SPACE, _mask(mask, arrays, grid)))
+    if all(isinstance(array, np.ndarray) for array in arrays.values()):
+        cohort = cohort.assign(n_valid=(SPACE, _n_valid(arrays)))
+    return annotate(cohort, "cohort", provenance=record("from_arrays"))
+
+
+def _floating(array: ArrayLike | da.Array) -> NDArray[np.floating] | da.Array:
+    data = array if isinstance(array, da.Array) else np.asarray(array)
+    if data.dtype.kind not in "iufb":
+        raise InputError(f"Maps must hold real numbers, not {data.dtype}.")
+    return data if data.dtype.kind == "f" else data.astype(np.float64)
+
+
+def _participants(participants: pd.DataFrame | None, n: int) -> pd.DataFrame:
+    if participants is None:
+        return pd.DataFrame(index=pd.Index([f"sub-{i + 1:04d}" for i in range(n)]))
+    if len(participants) != n:
+        raise InputError(f"The participants table has {len(participants)} rows, the maps have {n} subjects.")
+    labels = participants.index.astype(str)
+    if labels.has_duplicates:
+        raise InputError(f"Subject labels must be unique; these are not: {listing(labels[labels.duplicated()])}.")
+    return participants.set_axis(labels, axis=0)
+
+
+def _n_valid(arrays: Mapping[str, Any]) -> NDArray[np.int32]:
+    valid = np.logical_and.reduce([np.isfinite(array) for array in arrays.values()])
+    return np.asarray(valid.sum(axis=0, dtype=np.int32))
+
+
+def _mask(mask: ArrayLike | None, arrays: Mapping[str, Any], grid: Grid) -> NDArray[np.bool_]:
+    if mask is not None:
+        given = np.asarray(mask.get_fdata() if isinstance(mask, nib.spatialimages.SpatialImage) else mask)
+        if given.shape != grid.shape:
+            raise InputError(f"The mask has the shape {given.shape}, the maps' grid {grid.shape}.")
+        return np.nan_to_num(given.astype(float)) != 0
+    if any(isinstance(array, da.Array) for array in arrays.values()):
+        return np.ones(grid.shape, dtype=bool)
+    complete = _n_valid(arrays) == len(next(iter(arrays.values())))
+    informative = [(array != 0).any(axis=0) for array in arrays.values()]
+    return np.asarray(np.logical_and.reduce([complete, *informative]))

@@ -1,0 +1,245 @@
+"""`stack`: from NIfTI maps and a participants table to one cohort in a store."""
+
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import dask
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from voxstack import plan
+from voxstack.errors import InputError, StoreError, VoxstackWarning
+from voxstack.grid import Grid
+from voxstack.io.readers import ImageSource, read_maps
+from voxstack.io.sources import MapSpec, path_columns, resolve_maps
+from voxstack.io.tables import covariates, read_participants
+from voxstack.kernels.resample import nearest
+from voxstack.progress import track
+from voxstack.provenance import record
+from voxstack.run import Task, run, thread_count, worker_memory
+from voxstack.schema import SPACE
+from voxstack.store import layout
+from voxstack.store.location import Location
+from voxstack.store.open import open_cohort
+from voxstack.store.writer import Batch, Coverage, Placed, place, write_batch, zero_warning
+
+Mask = str | Path | nib.spatialimages.SpatialImage | float
+
+
+def stack(
+    participants: pd.DataFrame | str | Path,
+    store: str | Path,
+    *,
+    maps: Mapping[str, MapSpec],
+    label: str = "participant_id",
+    mask: Mask = "intersection",
+    zero_is_missing: bool = False,
+    dtype: Literal["float32", "float64"] = "float32",
+    overwrite: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    """Stack subject maps into one labelled, chunked cohort.
+
+    Every header is opened first, so all files that are missing, broken or on another lattice are reported together
+    before anything is written. Then batches of subjects are read and written in parallel, on the active Dask client or
+    on threads, and the cohort is published by writing its root metadata last.
+
+    Parameters
+    ----------
+    participants
+        DataFrame, or path of a TSV or CSV file. All columns but those that hold the maps become covariates.
+    store
+        Folder (or URL of an object store) to write.
+    maps
+        For each map's name one of: a column that holds paths or in-memory images; a pattern over the table's columns
+        such as ``"maps/{participant_id}.nii.gz"``; one 4-D image, whose volume i is row i of the table. Relative paths
+        start at the table's folder (the current folder for a DataFrame). .nii, .nii.gz and .hdr/.img, Analyze too.
+    label
+        Column, or index, of the subject labels, which must be unique.
+    mask
+        Voxels that are analysed: "intersection", those where every subject has data; a fraction in (0, 1] of the
+        subjects that must have data; or a path or image, brought to the grid by nearest neighbour, outside of which
+        nothing is kept. Voxels that are 0 or missing in every subject are never part of the mask.
+    zero_is_missing
+        Take exact zeros for missing values.
+    dtype
+        Type of the stored maps.
+    overwrite
+        Replace a cohort that is there. The old one stays until the new one is whole.
+    storage_options
+        Credentials and settings of an object store.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        The cohort, as of `open_cohort`.
+
+    Raises
+    ------
+    InputError
+        The table, a map or the mask is not what it has to be.
+    GridMismatch
+        Images on several lattices; all are named. Left-right flipped copies of one lattice are no mismatch.
+    StoreError
+        Something is at `store` already.
+    """
+    # Validate
+    table, folder = read_participants(participants, label)
+    sources = resolve_maps(table, folder, maps)
+    kept = covariates(table, maps=maps, leave_out=path_columns(table, maps))
+    if dtype not in ("float32", "float64"):
+        raise InputError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
+    target = _Target.claim(Location.of(store, storage_options), overwrite=overwrite)
+    labels = [str(subject) for subject in table.index]
+    grid, placed = place(sources, labels)
+    explicit, fraction = _resolve_mask(mask, folder, grid)
+    size = plan.subjects_per_batch(
+        len(labels), grid.shape, itemsize=np.dtype(dtype).itemsize, readers=1, memory=worker_memory()
+    )
+
+    # Compute
+    zarr_store = target.begin()
+    template = layout.cohort_template(grid, labels, kept, list(maps), dtype)
+    layout.write_maps_metadata(zarr_store, template, list(maps), size)
+    n_batches = -(-len(labels) // size)
+    tasks = _batches(placed, target.building, explicit, zero_is_missing=zero_is_missing, size=size)
+    coverage: Coverage | None = None
+    for _, counted in track(run(tasks), total=n_batches, description="stack", visible=progress):
+        coverage = counted if coverage is None else coverage + counted
+    assert coverage is not None
+
+    # Conclude
+    chosen = _choose_mask(coverage, explicit, fraction, len(labels), mask)
+    cohort = template.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
+    details = {"maps": list(maps), "mask": mask if isinstance(mask, float | int) else _mask_name(mask),
+               "zero_is_missing": zero_is_missing, "dtype": dtype}  # fmt: skip
+    layout.publish(zarr_store, cohort, list(maps), size, record("stack", **details))
+    target.finish()
+    warning = zero_warning(coverage, chosen, len(labels), list(maps))
+    if warning is not None:
+        warnings.warn(warning, VoxstackWarning, stacklevel=2)
+    return open_cohort(store, storage_options=storage_options)
+
+
+@dataclass(frozen=True)
+class _Target:
+    """Where the cohort goes, and where it is built: beside an old one that it will replace, else in place."""
+
+    final: Location
+    building: Location
+
+    @classmethod
+    def claim(cls, location: Location, *, overwrite: bool) -> "_Target":
+        """Refuse whatever must not be written over."""
+        target = cls(location, location)
+        if location.path is not None and not location.path.exists():
+            return target
+        if location.path is not None and not location.path.is_dir():
+            raise StoreError(f"{location} is a file; a cohort needs a folder.")
+        store = location.open(read_only=True)
+        if layout.exists(store, "zarr.json"):
+            if not overwrite:
+                raise StoreError(
+                    f"{location} exists already. Choose another place, or replace it with overwrite=True (--overwrite)."
+                )
+            open_cohort(location.url, storage_options=location.storage_options)  # refuses what is not a cohort
+            if location.path is None:
+                return target
+            return cls(location, Location(f"{location.path}.partial"))
+        if not layout.exists(store, layout.UNFINISHED) and location.path is not None and any(location.path.iterdir()):
+            raise StoreError(f"{location} is a folder with other files in it. Choose a place that does not exist yet.")
+        return target
+
+    def begin(self) -> Any:
+        """An empty store to write into; what a stopped call left there is removed."""
+        store = self.building.open(read_only=False)
+        try:
+            layout.clear(store)
+            if self.building.path is not None:
+                self.building.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.building} cannot be written: {error}.") from error
+        return store
+
+    def finish(self) -> None:
+        """Put the new cohort in the place of the old one."""
+        if self.building == self.final:
+            return
+        assert self.final.path is not None
+        assert self.building.path is not None
+        old = self.final.path.with_name(f"{self.final.path.name}.old.partial")
+        shutil.rmtree(old, ignore_errors=True)
+        self.final.path.rename(old)
+        self.building.path.rename(self.final.path)
+        shutil.rmtree(old)
+
+
+def _batches(
+    placed: Mapping[str, list[Placed]],
+    location: Location,
+    mask: NDArray[np.bool_] | None,
+    *,
+    zero_is_missing: bool,
+    size: int,
+) -> Iterator[Task]:
+    n = len(next(iter(placed.values())))
+    n_batches = -(-n // size)
+    # Fewer batches than threads would leave cores idle while images are decoded.
+    readers = max(1, thread_count() // n_batches)
+    outside = None if mask is None else ~mask
+    for start in range(0, n, size):
+        images = {name: of_map[start : start + size] for name, of_map in placed.items()}
+        batch = Batch(start, images, location, outside, zero_is_missing, readers)
+        work = dask.delayed(write_batch, pure=False)
+        yield Task(start, work(dask.delayed(batch, traverse=False), dask_key_name=f"stack-{location.url}-{start}"))
+
+
+def _resolve_mask(mask: Mask, folder: Path, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
+    """The explicit mask on the grid, if there is one, and the fraction of subjects that must have data."""
+    if isinstance(mask, bool) or (isinstance(mask, int | float) and not 0 < mask <= 1):
+        raise InputError(f"The mask fraction must be above 0 and at most 1, not {mask!r}.")
+    if isinstance(mask, int | float):
+        return None, float(mask)
+    if mask == "intersection":
+        return None, 1.0
+    source = ImageSource(mask if isinstance(mask, nib.spatialimages.SpatialImage) else folder / mask)
+    header = source.header()
+    (values,) = read_maps([source], [header.order])
+    inside = np.nan_to_num(np.asarray(values, float)) != 0
+    on_grid = nearest(inside.astype(np.uint8), header.grid().affine, grid.shape, grid.affine) != 0
+    if not on_grid.any():
+        raise InputError(f"The mask {source.name} is empty or does not overlap the maps, which have {grid}.")
+    return on_grid, 0.0
+
+
+def _choose_mask(
+    coverage: Coverage, explicit: NDArray[np.bool_] | None, fraction: float, n: int, mask: Mask
+) -> NDArray[np.bool_]:
+    informative = np.logical_and.reduce(coverage.informative)
+    # Rounding must not turn 0.3 of 10 subjects into 4.
+    enough = explicit if explicit is not None else coverage.n_valid >= fraction * n - 1e-9
+    chosen = np.asarray(informative & enough & (coverage.n_valid > 0))
+    if not chosen.any():
+        most = int(coverage.n_valid.max())
+        raise InputError(
+            f"No voxel is left in the mask ({_mask_name(mask)}): the best covered voxel has data of {most} of {n} "
+            "subjects. Ask for a smaller fraction of the subjects, for example mask=0.9."
+        )
+    return chosen
+
+
+def _mask_name(mask: Mask) -> str:
+    """The mask for messages and provenance, without the folder of a file."""
+    if isinstance(mask, nib.spatialimages.SpatialImage):
+        return "an image in memory"
+    return mask.name if isinstance(mask, Path) else str(mask).rpartition("/")[2]
