@@ -3,3 +3,7 @@ from .grid import at_mm as at_mm
 from .store.open import from_arrays as from_arrays
 from .store.open import open_cohort as open_cohort
 from .store.stack import stack as stack
+from .blocks import compute as compute
+from .design import make_design as make_design
+from .models.contrast import contrast as contrast
+from .models.fit import fit_glm as fit_glm

@@ -1,0 +1,309 @@
+"""Labelled arrays as blocks of voxels: the only place that builds Dask graphs.
+
+Kernels want (n, v) matrices of plain NumPy; datasets are (subject, x, y, z) in chunks. Here the chunks are laid out as
+tasks, one per subject chunk and voxel block, and their results as lazy maps that share those tasks: computing several
+maps together reads each chunk once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import product
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+from numpy.typing import NDArray
+
+from voxstack.errors import InputError
+from voxstack.plan import SUBJECTS_PER_CHUNK, voxel_chunks
+from voxstack.progress import track
+from voxstack.run import Task, run
+from voxstack.schema import SPACE, SUBJECT
+
+_FAN_IN = 8  # states that one task combines
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reduction over subjects: what the tasks call.
+
+    Attributes
+    ----------
+    name
+        Of the tasks, as the dashboard shows them.
+    partial
+        (blocks, rows, setup, previous) -> state of one chunk of subjects; blocks are (n, v), one per input array; rows
+        is the slice of their subjects; previous is the result of the pass before, None in the first.
+    combine
+        (state, state) -> state
+    finish
+        (state, setup) -> result of all subjects: an input of the next pass, or in the last one the maps, a dict from
+        names to (..., v).
+    """
+
+    name: str
+    partial: Callable[[Sequence[NDArray[Any]], slice, Any, Any], Any]
+    combine: Callable[[Any, Any], Any]
+    finish: Callable[[Any, Any], Any]
+
+
+def as_blocks(variable: xr.DataArray) -> da.Array:
+    """A map (subject, x, y, z) as a Dask array; NumPy arrays are cut as a store would be.
+
+    Parameters
+    ----------
+    variable
+        Dimensions subject, x, y, z in any order.
+    """
+    data = variable.transpose(SUBJECT, *SPACE).data
+    if not isinstance(data, da.Array):
+        chunks = (SUBJECTS_PER_CHUNK, *voxel_chunks(data.shape[1:]))
+        data = da.from_array(data, chunks=chunks, name=False)
+    if any(np.isnan(size) for size in data.shape):
+        raise InputError("The map's chunks are of unknown size. Call .compute_chunk_sizes() on it first.")
+    return data
+
+
+def reduce_subjects(
+    arrays: Sequence[da.Array],
+    passes: Sequence[Reduction],
+    setup: Any,
+    *,
+    mask: NDArray[np.bool_],
+    outputs: Mapping[str, tuple[int, ...]],
+    whole: bool = False,
+) -> dict[str, da.Array]:
+    """Reduce over subjects, block of voxels by block of voxels, within a mask.
+
+    Parameters
+    ----------
+    arrays
+        Inputs (n, x, y, z), of one shape; where their chunks differ they are brought to common ones.
+    passes
+        In order; each gets the result of the one before.
+    setup
+        What all tasks need beside the data; it travels to each worker once.
+    mask : (x, y, z) bool
+        Voxels outside are not computed, and blocks without any voxel inside are not read.
+    outputs
+        Leading shape of each map that the last pass's `finish` returns.
+    whole
+        Give `partial` all subjects of a block of voxels at once.
+
+    Returns
+    -------
+    dict
+        Lazy maps (..., x, y, z) in float64, NaN outside the mask.
+    """
+    if len({array.chunks for array in arrays}) > 1:
+        _, unified = da.core.unify_chunks(*[part for array in arrays for part in (array, "nxyz")])
+        arrays = list(unified)
+    chunks = arrays[0].chunks
+    token = tokenize([array.name for array in arrays], [p.name for p in passes], setup, mask, dict(outputs), whole)
+    names = [f"{p.name}-{token}" for p in passes]
+    setup_key = f"setup-{token}"
+    rows = _slices(chunks[0])
+    voxels = [_slices(axis) for axis in chunks[1:]]
+    graph: dict[Any, Any] = {setup_key: setup}
+    for block in product(*(range(len(axis)) for axis in chunks[1:])):
+        inside = mask[tuple(axis[i] for axis, i in zip(voxels, block, strict=True))]
+        if not inside.any():
+            continue
+        previous: Any = None
+        for stage, name in zip(passes, names, strict=True):
+            states = []
+            groups = [range(len(rows))] if whole else [range(s, s + 1) for s in range(len(rows))]
+            for number, group in enumerate(groups):
+                key = (f"{name}-partial", number, *block)
+                span = slice(rows[group[0]].start, rows[group[-1]].stop)
+                inputs = [[(array.name, s, *block) for s in group] for array in arrays]
+                graph[key] = (_partial, stage.partial, inputs, span, inside, setup_key, previous)
+                states.append(key)
+            states = _combine_tree(graph, f"{name}-combine", states, block, stage.combine)
+            previous = (f"{name}-finish", *block)
+            graph[previous] = (stage.finish, states[0], setup_key)
+        graph[(f"{names[-1]}-maps", *block)] = (_scatter, previous, inside, dict(outputs))
+    dependencies = [*arrays]
+    return _unpack(f"{names[-1]}-maps", graph, dependencies, outputs, chunks[1:])
+
+
+def _combine_tree(
+    graph: dict[Any, Any], name: str, states: list[Any], block: tuple[int, ...], combine: Callable[[Any, Any], Any]
+) -> list[Any]:
+    level = 0
+    while len(states) > 1:
+        merged = []
+        for number, start in enumerate(range(0, len(states), _FAN_IN)):
+            key = (name, level, number, *block)
+            graph[key] = (reduce, combine, states[start : start + _FAN_IN])
+            merged.append(key)
+        states, level = merged, level + 1
+    return states
+
+
+def _partial(
+    function: Callable[..., Any],
+    inputs: list[list[NDArray[Any]]],
+    rows: slice,
+    inside: NDArray[np.bool_],
+    setup: Any,
+    previous: Any,
+) -> Any:
+    return function([_matrix(chunks, inside) for chunks in inputs], rows, setup, previous)
+
+
+def _matrix(chunks: list[NDArray[Any]], inside: NDArray[np.bool_]) -> NDArray[Any]:
+    """(n, v) of the voxels inside, in a type that kernels are compiled for."""
+    block = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    matrix = block.reshape(len(block), -1)
+    if not inside.all():
+        matrix = np.take(matrix, np.flatnonzero(inside), axis=1)
+    if matrix.dtype not in (np.float32, np.float64) or not matrix.dtype.isnative:
+        matrix = matrix.astype(np.float64)
+    return matrix
+
+
+def _scatter(maps: Arrays, inside: NDArray[np.bool_], outputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """(..., v) of the voxels inside -> (..., x, y, z), NaN elsewhere."""
+    scattered = {}
+    for name, lead in outputs.items():
+        block = np.full((*lead, *inside.shape), np.nan)
+        block[..., inside] = maps[name]
+        scattered[name] = block
+    return scattered
+
+
+def _nothing(shape: tuple[int, ...]) -> NDArray[np.float64]:
+    return np.full(shape, np.nan)
+
+
+def map_voxels(
+    name: str,
+    function: Callable[[Arrays], Arrays],
+    inputs: Mapping[str, da.Array],
+    *,
+    outputs: Mapping[str, tuple[int, ...]],
+) -> dict[str, da.Array]:
+    """Apply a function of whole columns to each block of voxels.
+
+    Parameters
+    ----------
+    name
+        Of the tasks.
+    function
+        From arrays (..., v) to arrays (..., v), by name; it must be picklable and known to Dask's tokenize.
+    inputs
+        Lazy maps (..., x, y, z), chunked alike in space and in one piece along what leads.
+    outputs
+        Leading shape of each result.
+
+    Returns
+    -------
+    dict
+        Lazy maps (..., x, y, z), float64.
+    """
+    first = next(iter(inputs.values()))
+    chunks = first.chunks[-3:]
+    key_name = f"{name}-{tokenize(function, {n: a.name for n, a in inputs.items()}, dict(outputs))}"
+    graph: dict[Any, Any] = {}
+    for block in product(*(range(len(axis)) for axis in chunks)):
+        keys = [(array.name, *(0,) * (array.ndim - 3), *block) for array in inputs.values()]
+        graph[(key_name, *block)] = (_apply, function, list(inputs), keys, dict(outputs))
+    return _unpack(key_name, graph, list(inputs.values()), outputs, chunks)
+
+
+def _apply(
+    function: Callable[[Arrays], Arrays],
+    names: list[str],
+    blocks: list[NDArray[Any]],
+    outputs: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any]:
+    space = blocks[0].shape[-3:]
+    columns = {name: block.reshape(*block.shape[:-3], -1) for name, block in zip(names, blocks, strict=True)}
+    results = function(columns)
+    return {name: np.asarray(results[name], dtype=np.float64).reshape(*lead, *space) for name, lead in outputs.items()}
+
+
+def _unpack(
+    name: str,
+    graph: dict[Any, Any],
+    dependencies: Sequence[da.Array],
+    outputs: Mapping[str, tuple[int, ...]],
+    chunks: tuple[tuple[int, ...], ...],
+) -> dict[str, da.Array]:
+    """One lazy array per entry of the dicts that the tasks (name, i, j, k) return; NaN where there is no such task."""
+    base = HighLevelGraph.from_collections(name, graph, dependencies=list(dependencies))
+    arrays = {}
+    for output, lead in outputs.items():
+        layer_name = f"{output}-{name}"
+        layer: dict[Any, Any] = {}
+        for block in product(*(range(len(axis)) for axis in chunks)):
+            key = (layer_name, *(0,) * len(lead), *block)
+            if (name, *block) in graph:
+                layer[key] = (dict.__getitem__, (name, *block), output)
+            else:
+                layer[key] = (_nothing, (*lead, *(axis[i] for axis, i in zip(chunks, block, strict=True))))
+        layers = HighLevelGraph({**base.layers, layer_name: layer}, {**base.dependencies, layer_name: {name}})
+        all_chunks = (*((size,) for size in lead), *chunks)
+        arrays[output] = da.Array(layers, layer_name, chunks=all_chunks, dtype=np.float64)
+    return arrays
+
+
+def _slices(sizes: tuple[int, ...]) -> list[slice]:
+    stops = np.cumsum(sizes)
+    return [slice(int(stop - size), int(stop)) for size, stop in zip(sizes, stops, strict=True)]
+
+
+def compute(dataset: xr.Dataset, *, progress: bool = False) -> xr.Dataset:
+    """Compute a lazy result block by block, on the active Dask client or on threads.
+
+    What ``dataset.compute()`` does, too, but with a progress bar and with only a few blocks of voxels in memory at a
+    time besides the result, however many subjects there are.
+
+    Parameters
+    ----------
+    dataset
+        Such as of `fit_glm` or `contrast`.
+    progress
+        Show a progress bar.
+
+    Returns
+    -------
+    xarray.Dataset
+        The same, in memory.
+    """
+    lazy = [name for name, v in dataset.variables.items() if isinstance(v.data, da.Array) and set(SPACE) <= set(v.dims)]
+    if not lazy:
+        return dataset.compute()
+    dataset = dataset.unify_chunks()
+    done = {name: np.empty(dataset[name].shape, dtype=dataset[name].dtype) for name in lazy}
+    dims = {name: dataset[name].dims for name in lazy}
+    regions = list(_regions(dataset))
+    tasks = (Task(number, _block(dataset, lazy, region)) for number, region in enumerate(regions))
+    for number, block in track(run(tasks), total=len(regions), description="compute", visible=progress):
+        region = regions[int(str(number))]
+        for name in lazy:
+            done[name][tuple(region.get(str(dim), slice(None)) for dim in dims[name])] = block[name].data
+    variables = {name: (dims[name], values, dataset[name].attrs) for name, values in done.items()}
+    in_coords = {name: variable for name, variable in variables.items() if name in dataset.coords}
+    in_data = {name: variable for name, variable in variables.items() if name not in dataset.coords}
+    return dataset.assign_coords(in_coords).assign(in_data).compute()
+
+
+def _regions(dataset: xr.Dataset) -> Iterator[dict[str, slice]]:
+    axes = [_slices(dataset.chunksizes[dim]) for dim in SPACE]
+    for corner in product(*axes):
+        yield dict(zip(SPACE, corner, strict=True))
+
+
+def _block(dataset: xr.Dataset, lazy: Sequence[Any], region: dict[str, slice]) -> xr.Dataset:
+    """The lazy variables of one block of voxels, without labels: cheap to send and to put back."""
+    variables = {name: dataset.variables[name] for name in lazy}
+    cut = {name: v.isel({dim: region[dim] for dim in SPACE if dim in v.dims}) for name, v in variables.items()}
+    return xr.Dataset({name: (tuple(f"{name}_{dim}" for dim in v.dims), v.data) for name, v in cut.items()})

@@ -1,0 +1,142 @@
+"""From names and expressions to weights on the regressors."""
+
+import ast
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from voxstack.errors import DesignError, listing
+
+ContrastSpec = str | Sequence[str] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """A hypothesis about the regression coefficients.
+
+    Attributes
+    ----------
+    name
+        Of the contrast.
+    weights : (q, p) float64
+        One row for t; for F one row per expression.
+    stat_type
+        "t" or "F".
+    """
+
+    name: str
+    weights: NDArray[np.float64]
+    stat_type: Literal["t", "F"]
+
+    @property
+    def rank(self) -> int:
+        """Number of independent rows: the numerator degrees of freedom of F."""
+        scale = np.linalg.norm(self.weights, axis=1, keepdims=True)
+        return int(np.linalg.matrix_rank(self.weights / np.where(scale > 0, scale, 1)))
+
+
+def parse_contrasts(contrasts: ContrastSpec, regressors: Sequence[str]) -> list[Contrast]:
+    """Contrasts from what users write.
+
+    Parameters
+    ----------
+    contrasts
+        A name or expression, a list of them, or a mapping from names to an expression, a vector of weights, a list of
+        expressions (F) or a matrix (F). A regressor's exact name wins over an expression.
+    regressors
+        Names of the p regressors.
+
+    Returns
+    -------
+    list of Contrast
+
+    Raises
+    ------
+    DesignError
+        An unknown regressor, an expression that is not linear, weights of the wrong length, or all zero.
+    """
+    if isinstance(contrasts, str):
+        contrasts = [contrasts]
+    named = contrasts if isinstance(contrasts, Mapping) else {text: text for text in contrasts}
+    if not named:
+        raise DesignError("No contrast was given.")
+    return [_contrast(str(name), spec, list(regressors)) for name, spec in named.items()]
+
+
+def _contrast(name: str, spec: Any, regressors: list[str]) -> Contrast:
+    if isinstance(spec, str):
+        weights, stat_type = _expression(spec, regressors)[None], "t"
+    elif isinstance(spec, Sequence) and spec and all(isinstance(row, str) for row in spec):
+        weights, stat_type = np.stack([_expression(row, regressors) for row in spec]), "F"
+    else:
+        weights = _weights(name, spec)
+        stat_type = "t" if weights.ndim == 1 else "F"
+        weights = np.atleast_2d(weights)
+    if weights.shape[1] != len(regressors):
+        raise DesignError(
+            f"The contrast {name!r} has {weights.shape[1]} weights, the design {len(regressors)} regressors: "
+            f"{listing(regressors, most=20)}."
+        )
+    if not np.isfinite(weights).all() or not weights.any(axis=1).all():
+        raise DesignError(f"The contrast {name!r} has a row of zeros, or weights that are not finite.")
+    return Contrast(name, weights, "t" if stat_type == "t" else "F")
+
+
+def _weights(name: str, spec: ArrayLike) -> NDArray[np.float64]:
+    try:
+        weights = np.asarray(spec, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise DesignError(f"The contrast {name!r} is neither an expression nor a vector or matrix: {spec!r}.") from error
+    if weights.ndim not in (1, 2) or not weights.size:
+        raise DesignError(f"The contrast {name!r} must be a vector (t) or a matrix (F), not of shape {weights.shape}.")
+    return weights
+
+
+def _expression(text: str, regressors: list[str]) -> NDArray[np.float64]:
+    """Weights (p,) of a linear expression such as ``"a - (b + c) / 2"``."""
+    if text in regressors:
+        return np.eye(len(regressors))[regressors.index(text)]
+    # Names such as C(site)[T.b]:age are no Python names: each becomes a placeholder, the longest first.
+    names = sorted(regressors, key=len, reverse=True)
+    pattern = "|".join(rf"(?<![\w.\[:]){re.escape(name)}(?![\w\[:])" for name in names)
+    source = re.sub(pattern, lambda match: f" _{regressors.index(match[0])}_ ", text)
+    try:
+        tree = ast.parse(source.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise _unreadable(text, regressors) from error
+    value = _linear(tree, text, regressors)
+    if isinstance(value, float):
+        raise DesignError(f"The contrast {text!r} names no regressor. They are: {listing(regressors, most=20)}.")
+    return value
+
+
+def _linear(node: ast.expr, text: str, regressors: list[str]) -> NDArray[np.float64] | float:
+    """Weights of a node of the expression, or its value where it is a plain number."""
+    match node:
+        case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
+            return float(number)
+        case ast.Name(id=name) if re.fullmatch(r"_\d+_", name):
+            return np.eye(len(regressors))[int(name[1:-1])]
+        case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
+            value = _linear(operand, text, regressors)
+            return -value if isinstance(sign, ast.USub) else value
+        case ast.BinOp(left=left, op=operator, right=right):
+            a, b = _linear(left, text, regressors), _linear(right, text, regressors)
+            if isinstance(operator, ast.Add | ast.Sub) and isinstance(a, float) == isinstance(b, float):
+                return a + b if isinstance(operator, ast.Add) else a - b
+            if isinstance(operator, ast.Mult) and (isinstance(a, float) or isinstance(b, float)):
+                return a * b
+            if isinstance(operator, ast.Div) and isinstance(b, float) and b != 0:
+                return a / b
+    raise _unreadable(text, regressors)
+
+
+def _unreadable(text: str, regressors: list[str]) -> DesignError:
+    return DesignError(
+        f"The contrast {text!r} is not a regressor or a linear expression of regressors, such as 'a - b' or "
+        f"'(a + b) / 2'. The regressors are: {listing(regressors, most=20)}."
+    )

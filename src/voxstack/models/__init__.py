@@ -1,0 +1,1 @@
+"""Models of a cohort, fitted voxel by voxel, and contrasts of their coefficients."""

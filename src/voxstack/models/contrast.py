@@ -1,0 +1,150 @@
+"""`contrast`: hypotheses about the coefficients of a fit."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from voxstack import provenance
+from voxstack.blocks import map_voxels
+from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
+from voxstack.errors import DesignError, InputError
+from voxstack.grid import Grid
+from voxstack.kernels import pvalues
+from voxstack.kernels.least_squares import decompose
+from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.models.blueprint import Estimate
+from voxstack.models.registry import MODELS
+from voxstack.schema import SPACE, annotate, validate
+
+_MAPS = ("effect", "variance", "stat", "z_score", "p_value")
+
+
+def contrast(fit: xr.Dataset, contrasts: ContrastSpec, *, alternative: Alternative = "two-sided") -> xr.Dataset:
+    """Test hypotheses about a fit's coefficients. Nothing is read until the result is computed.
+
+    Parameters
+    ----------
+    fit
+        Of `fit_glm`.
+    contrasts
+        ``"age"`` or a list of such: regressors or linear expressions of them, each a t contrast; or a mapping from
+        names to an expression or a vector of weights (t), or to a list of expressions or a matrix (F):
+        ``{"a-b": "a - b", "groups": ["a - b", "b - c"]}``. A regressor's exact name wins over an expression.
+    alternative
+        Of t contrasts: "two-sided", "greater" or "less". F has one alternative only.
+
+    Returns
+    -------
+    xarray.Dataset
+        `effect`, `variance` (of the effect), `stat`, `z_score` and `p_value` (contrast, x, y, z), float64. `z_score` is
+        the normal deviate of the same tail: signed for t, isf(p) for F, which may be negative. Effect and variance are
+        NaN for F. Everything is NaN outside the mask and where there is no residual variance (but for the effect).
+        Coordinates along `contrast`: `stat_type` ("t" or "F") and `dof_num`; `dof` along `contrast` where all voxels
+        share it, else (x, y, z).
+
+    Raises
+    ------
+    DesignError
+        A contrast that names no regressor of the fit, or that a rank deficient design cannot estimate.
+
+    Notes
+    -----
+    Tails by the incomplete beta function; beyond 1e-290 z comes from the logarithm of the tail (DLMF 8.17.22).
+    """
+    # Validate
+    validate(fit, "fit")
+    if alternative not in ALTERNATIVES:
+        raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
+    regressors = [str(regressor) for regressor in fit["regressor"].values]
+    hypotheses = parse_contrasts(contrasts, regressors)
+    _check_estimable(hypotheses, fit["design"].values)
+
+    # Compute (lazily)
+    model = MODELS[fit.attrs["model"]]
+    names = list(model.maps[fit.attrs["missing"]])
+    shared = {str(n): fit[n].values for n in fit.data_vars if n not in names and n != "design"}
+    test = _Test(model.contrast, tuple(hypotheses), alternative, shared)
+    lazy = {name: _lazy(fit[name].transpose(..., *SPACE)) for name in names}
+    outputs: dict[str, tuple[int, ...]] = {name: (len(hypotheses),) for name in _MAPS}
+    maps = map_voxels("contrast", test, lazy, outputs=outputs)
+
+    # Conclude
+    result = xr.Dataset({name: (("contrast", *SPACE), maps[name]) for name in _MAPS})
+    coords: dict[str, Any] = {
+        "contrast": [hypothesis.name for hypothesis in hypotheses],
+        "stat_type": ("contrast", [hypothesis.stat_type for hypothesis in hypotheses]),
+        "dof_num": ("contrast", [hypothesis.rank for hypothesis in hypotheses]),
+        "dof": _dof(fit, len(hypotheses)),
+    }
+    grid = Grid.from_dataset(fit)
+    result = result.assign_coords(coords).assign_coords(grid.coords()).assign_coords(mask=fit["mask"].variable)
+    weights = {hypothesis.name: hypothesis.weights.tolist() for hypothesis in hypotheses}
+    details = {key: fit.attrs[key] for key in ("model", "missing", "variable", "formula") if key in fit.attrs}
+    details |= {"contrasts": weights, "regressors": regressors, "alternative": alternative}
+    result = annotate(
+        result, "contrast", alternative=alternative, provenance=provenance.record("contrast", **details)
+    )
+    result["p_value"].attrs["alternative"] = alternative
+    return result
+
+
+@dataclass(frozen=True)
+class _Test:
+    """All contrasts of one block of voxels: (..., v) maps of a fit -> (c, v) maps of the result."""
+
+    estimate: Callable[..., Estimate]
+    hypotheses: Sequence[Contrast]
+    alternative: Alternative
+    shared: Mapping[str, NDArray[np.float64]]
+
+    def __call__(self, maps: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        rows = [self._row({**maps, **self.shared}, hypothesis) for hypothesis in self.hypotheses]
+        return {name: np.stack([row[name] for row in rows]) for name in _MAPS}
+
+    def _row(self, fit: Mapping[str, NDArray[np.float64]], hypothesis: Contrast) -> dict[str, NDArray[np.float64]]:
+        e = self.estimate(fit, hypothesis.weights, hypothesis.stat_type)
+        if hypothesis.stat_type == "t":
+            z, p = pvalues.t_to_z(e.stat, e.dof), pvalues.t_to_p(e.stat, e.dof, self.alternative)
+        else:
+            z, p = pvalues.f_to_z(e.stat, hypothesis.rank, e.dof), pvalues.f_to_p(e.stat, hypothesis.rank, e.dof)
+        return {"effect": e.effect, "variance": e.variance, "stat": e.stat, "z_score": z, "p_value": p}
+
+
+def _check_estimable(hypotheses: Sequence[Contrast], design: NDArray[np.float64]) -> None:
+    """A contrast can be estimated if its weights lie in the row space of the design."""
+    scale = np.linalg.norm(design, axis=0)
+    scaled = design / np.where(scale > 0, scale, 1)
+    basis = decompose(scaled)
+    if basis.rank == design.shape[1]:
+        return
+    onto_rows = basis.to_beta @ basis.rows.T @ scaled
+    refused = []
+    for hypothesis in hypotheses:
+        weights = hypothesis.weights / np.where(scale > 0, scale, 1)
+        # A weight on a column of zeros stays: it tests a coefficient that nothing depends on.
+        size = np.linalg.norm(weights, axis=1, keepdims=True)
+        if np.abs(weights - weights @ onto_rows).max() > 1e-8 * size.max():
+            refused.append(hypothesis.name)
+    if refused:
+        raise DesignError(
+            f"The design is rank deficient, and it cannot estimate the contrast {', '.join(map(repr, refused))}: its "
+            "value depends on which of many equally good solutions is taken. Leave out a regressor that is a "
+            "combination of others, or test a difference that does not depend on it."
+        )
+
+
+def _dof(fit: xr.Dataset, n_contrasts: int) -> tuple[Any, Any]:
+    if fit.attrs["missing"] == "available":
+        return SPACE, fit["dof"].variable.transpose(*SPACE).data
+    n = fit.sizes["subject"]
+    return "contrast", np.full(n_contrasts, float(n - decompose(fit["design"].values).rank))
+
+
+def _lazy(variable: xr.DataArray) -> da.Array:
+    data = variable.data
+    return data if isinstance(data, da.Array) else da.from_array(data, chunks=-1, name=False)
