@@ -7,3 +7,8 @@ from .blocks import compute as compute
 from .design import make_design as make_design
 from .models.contrast import contrast as contrast
 from .models.fit import fit_glm as fit_glm
+from .export.maps import write_maps as write_maps
+from .export.nifti import to_nifti as to_nifti
+from .export.results import open_results as open_results
+from .export.results import save_results as save_results
+from .simulate import simulate_cohort as simulate_cohort

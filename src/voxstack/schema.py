@@ -106,15 +106,15 @@ def annotate(dataset: xr.Dataset, kind: str, **attrs: Any) -> xr.Dataset:
     return dataset
 
 
-def validate(dataset: xr.Dataset, kind: str) -> xr.Dataset:
+def validate(dataset: xr.Dataset, *kinds: str) -> xr.Dataset:
     """Refuse a dataset of another kind or a newer schema, and say which it is."""
     found, version = dataset.attrs.get("kind"), dataset.attrs.get("schema_version", 0)
-    if found != kind:
+    if found not in kinds:
         was = "it does not say what it is" if found is None else f"it is a {found}"
-        raise InputError(f"This dataset is not a voxstack {kind}: {was}.")
+        raise InputError(f"This dataset is not a voxstack {' or '.join(kinds)}: {was}.")
     if version > SCHEMA_VERSION:
         raise StoreError(
-            f"This {kind} was written by a newer voxstack (schema {version}; this one reads up to {SCHEMA_VERSION}). "
+            f"This {found} was written by a newer voxstack (schema {version}; this one reads up to {SCHEMA_VERSION}). "
             "Upgrade voxstack to read it."
         )
     return dataset

@@ -149,7 +149,8 @@ def _mask(cohort: xr.Dataset, mask: xr.DataArray | NDArray[np.bool_] | None) -> 
         inside = np.ones(Grid.from_dataset(cohort).shape, dtype=bool)
     if mask is not None:
         if isinstance(mask, xr.DataArray):
-            (mask,) = xr.align(mask.transpose(*SPACE), cohort[list(map_names(cohort))[:1]], join="exact")[:1]
+            # Raises GridMismatch where the lattices differ.
+            mask, _ = xr.align(mask.transpose(*SPACE), cohort, join="inner")
         given = np.asarray(mask)
         if given.shape != inside.shape:
             raise InputError(f"The mask has the shape {given.shape}, the cohort's grid {inside.shape}.")

@@ -48,9 +48,9 @@ def cohort_template(
 
 def write_maps_metadata(store: Store, template: xr.Dataset, maps: list[str], subjects_per_chunk: int) -> None:
     """Write what tasks need to write their chunks, and nothing that makes the store a cohort."""
-    _put(store, {UNFINISHED: b"This store is being written by voxstack.stack, or the writing was stopped.\n"})
+    put(store, {UNFINISHED: b"This store is being written by voxstack.stack, or the writing was stopped.\n"})
     keys = encode(template[maps], _encoding(template, maps, subjects_per_chunk))
-    _put(store, {f"{name}/zarr.json": keys[f"{name}/zarr.json"] for name in maps})
+    put(store, {f"{name}/zarr.json": keys[f"{name}/zarr.json"] for name in maps})
 
 
 def publish(
@@ -58,7 +58,7 @@ def publish(
 ) -> None:
     """Write everything but the maps' chunks, the root metadata last: from then on the store is a cohort."""
     cohort = annotate(cohort, "cohort", provenance=provenance, subjects_per_chunk=subjects_per_chunk)
-    _put(store, encode(cohort, _encoding(cohort, maps, subjects_per_chunk)))
+    put(store, encode(cohort, _encoding(cohort, maps, subjects_per_chunk)))
     sync(store.delete(UNFINISHED))
 
 
@@ -73,7 +73,8 @@ def clear(store: Store) -> None:
     sync(store.delete_dir(""))
 
 
-def _put(store: Store, keys: Mapping[str, bytes]) -> None:
+def put(store: Store, keys: Mapping[str, bytes]) -> None:
+    """Write keys in their order."""
     for key, content in keys.items():
         sync(store.set(key, cpu.Buffer.from_bytes(content)))
 

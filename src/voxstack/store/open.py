@@ -42,28 +42,26 @@ def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None 
     StoreError
         Nothing there, not a cohort, not finished, or written by a newer voxstack.
     """
-    dataset = open_dataset(Location.of(store, storage_options), "cohort")
+    dataset = read(Location.of(store, storage_options), ("cohort",))
     return dataset.assign(n_valid=dataset["n_valid"].load())
 
 
-def open_dataset(location: Location, kind: str) -> xr.Dataset:
-    """A dataset of the given kind, lazily; `StoreError` says what is there instead."""
+def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
+    """A dataset of one of some kinds, lazily; `StoreError` says what is there instead."""
+    expected = " or ".join(kinds)
     if location.path is not None and not location.path.is_dir():
-        raise StoreError(f"There is no {kind} at {location}.")
-    zarr_store = location.open(read_only=True)
-    if not exists(zarr_store, "zarr.json"):
-        if exists(zarr_store, UNFINISHED):
+        raise StoreError(f"There is no {expected} at {location}.")
+    store = location.open(read_only=True)
+    if not exists(store, "zarr.json"):
+        if exists(store, UNFINISHED):
             raise StoreError(f"{location} is not finished: stacking was stopped, or is going on. Call stack again.")
-        raise StoreError(f"{location} is not a voxstack {kind}: it has no zarr.json.")
+        raise StoreError(f"{location} is not a voxstack {expected}: it has no zarr.json.")
     try:
         # Values are stored as they are: nothing is to be scaled or replaced on the way in.
-        flat = xr.open_zarr(zarr_store, consolidated=True, chunks={}, zarr_format=3, mask_and_scale=False)
+        flat = xr.open_zarr(store, consolidated=True, chunks={}, zarr_format=3, mask_and_scale=False)
+        validate(flat, *kinds)
     except (ValueError, KeyError) as error:
-        raise StoreError(f"{location} is not a voxstack {kind}: {error}") from error
-    try:
-        validate(flat, kind)
-    except InputError as error:
-        raise StoreError(f"{location}: {error}") from error
+        raise StoreError(f"{location} is not a voxstack {expected}: {error}") from error
     return decode(flat)
 
 

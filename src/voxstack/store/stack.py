@@ -17,16 +17,15 @@ from numpy.typing import NDArray
 from voxstack import plan
 from voxstack.errors import InputError, StoreError, VoxstackWarning
 from voxstack.grid import Grid
-from voxstack.io.readers import ImageSource, read_maps
 from voxstack.io.sources import MapSpec, path_columns, resolve_maps
 from voxstack.io.tables import covariates, read_participants
-from voxstack.kernels.resample import nearest
 from voxstack.progress import track
 from voxstack.provenance import record
 from voxstack.run import Task, run, thread_count, worker_memory
 from voxstack.schema import SPACE
 from voxstack.store import layout
 from voxstack.store.location import Location
+from voxstack.store.mask import mask_on_grid
 from voxstack.store.open import open_cohort
 from voxstack.store.writer import Batch, Coverage, Placed, place, write_batch, zero_warning
 
@@ -212,14 +211,8 @@ def _resolve_mask(mask: Mask, folder: Path, grid: Grid) -> tuple[NDArray[np.bool
         return None, float(mask)
     if mask == "intersection":
         return None, 1.0
-    source = ImageSource(mask if isinstance(mask, nib.spatialimages.SpatialImage) else folder / mask)
-    header = source.header()
-    (values,) = read_maps([source], [header.order])
-    inside = np.nan_to_num(np.asarray(values, float)) != 0
-    on_grid = nearest(inside.astype(np.uint8), header.grid().affine, grid.shape, grid.affine) != 0
-    if not on_grid.any():
-        raise InputError(f"The mask {source.name} is empty or does not overlap the maps, which have {grid}.")
-    return on_grid, 0.0
+    image = mask if isinstance(mask, nib.spatialimages.SpatialImage) else folder / mask
+    return mask_on_grid(image, grid), 0.0
 
 
 def _choose_mask(

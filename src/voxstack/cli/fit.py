@@ -1,0 +1,74 @@
+"""voxstack fit."""
+
+from pathlib import Path
+
+import click
+
+from voxstack.blocks import compute
+from voxstack.cli.options import computing, contrasts, on_scheduler
+from voxstack.export.maps import write_maps
+from voxstack.export.results import check_target, save_results
+from voxstack.store.mask import mask_on_grid
+from voxstack.grid import Grid
+from voxstack.kernels.pvalues import ALTERNATIVES
+from voxstack.models.contrast import contrast
+from voxstack.models.fit import fit_glm
+from voxstack.store.location import Location
+from voxstack.store.open import open_cohort
+
+
+@click.command("fit")
+@click.argument("store", type=click.Path())
+@click.option("--design", required=True, metavar="FORMULA", help="Such as '~ age + C(site) * sex'.")
+@click.option(
+    "--contrast",
+    "t_contrasts",
+    multiple=True,
+    metavar="[NAME=]EXPRESSION",
+    help="A regressor, or an expression such as 'young_old=a - b'. May be repeated.",
+)
+@click.option(
+    "--f-contrast",
+    "f_contrasts",
+    multiple=True,
+    metavar="NAME=EXPRESSION, ...",
+    help="Such as 'group=a - b, b - c'. May be repeated.",
+)
+@click.option("--variable", help="Map to model, where the cohort has several.")
+@click.option("--missing", type=click.Choice(["complete", "available"]), default="complete", show_default=True,
+              help="Voxels that every subject has, or for each voxel the subjects that have it.")  # fmt: skip
+@click.option("--mask", type=click.Path(), help="An image that narrows the cohort's mask.")
+@click.option("--alternative", type=click.Choice(ALTERNATIVES), default="two-sided", show_default=True)
+@click.option("--log10-p", is_flag=True, help="Write -log10 p in place of p.")
+@click.option("--output", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
+@computing
+def command(
+    store: str,
+    design: str,
+    t_contrasts: tuple[str, ...],
+    f_contrasts: tuple[str, ...],
+    variable: str | None,
+    missing: str,
+    mask: str | None,
+    alternative: str,
+    log10_p: bool,
+    folder: Path,
+    overwrite: bool,
+    where: str,
+    memory_limit: str | None,
+    quiet: bool,
+) -> None:
+    """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
+    hypotheses = contrasts(t_contrasts, f_contrasts)
+    results = folder / "results.zarr"
+    check_target(Location.of(results), overwrite=overwrite)
+    with on_scheduler(where, memory_limit, quiet):
+        cohort = open_cohort(store)
+        inside = None if mask is None else mask_on_grid(Path(mask), Grid.from_dataset(cohort))
+        fit = fit_glm(cohort, design, variable=variable, missing=missing, mask=inside)  # type: ignore[arg-type]
+        result = compute(contrast(fit, hypotheses, alternative=alternative), progress=not quiet)  # type: ignore[arg-type]
+    paths = write_maps(result, folder, log10_p=log10_p)
+    save_results(result, results, overwrite=overwrite)
+    if not quiet:
+        click.echo(f"{len(paths)} maps and results.zarr in {folder}")

@@ -1,0 +1,92 @@
+"""Options that several verbs share, and how their texts are read."""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import click
+
+from voxstack.errors import InputError
+from voxstack.run import scheduler
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def computing(command: Command) -> Command:
+    """--scheduler, --memory-limit and --quiet, for every verb that computes."""
+    for option in reversed(
+        (
+            click.option(
+                "--scheduler",
+                "where",
+                default="threads",
+                show_default=True,
+                metavar="threads | local[:WORKERS]",
+                help="Threads of this process, or worker processes on this machine.",
+            ),
+            click.option("--memory-limit", metavar="SIZE", help="Such as 4GiB: of this process, or of each worker."),
+            click.option("--quiet", is_flag=True, help="No progress bars and no summary."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def on_scheduler(where: str, memory_limit: str | None, quiet: bool) -> Iterator[None]:
+    """Run on the scheduler that the options name, and say where to watch it."""
+    with scheduler(where, memory_limit=memory_limit) as dashboard:
+        if dashboard and not quiet:
+            click.echo(f"Dask dashboard: {dashboard}", err=True)
+        yield
+
+
+def named(texts: tuple[str, ...], option: str) -> dict[str, str]:
+    """``NAME=VALUE`` of --map."""
+    pairs = [text.partition("=") for text in texts]
+    for (name, equals, value), text in zip(pairs, texts, strict=True):
+        if not (equals and name.strip() and value.strip()):
+            raise InputError(f"{option} {text!r}: write {option} NAME=VALUE.")
+    return _unique([(name.strip(), value.strip()) for name, _, value in pairs], option)
+
+
+def contrasts(t_contrasts: tuple[str, ...], f_contrasts: tuple[str, ...]) -> dict[str, str | list[str]]:
+    """``EXPRESSION`` or ``NAME=EXPRESSION`` of --contrast, ``NAME=EXPRESSION, EXPRESSION`` of --f-contrast."""
+    if not t_contrasts and not f_contrasts:
+        raise InputError("No contrast was given. Use --contrast age, or --f-contrast 'group=a - b, b - c'.")
+    pairs: list[tuple[str, str | list[str]]] = [_split(text) for text in t_contrasts]
+    for text in f_contrasts:
+        name, expressions = _split(text)
+        rows = [row.strip() for row in _outer_commas(expressions)]
+        pairs.append((name, rows))
+    return _unique(pairs, "--contrast")
+
+
+def _split(text: str) -> tuple[str, str]:
+    # A name is plain text; 'C(site, levels=[1, 2])[T.2]' has an equals sign but names no contrast.
+    match = re.match(r"\s*([\w .+-]*\w)\s*=(?!=)\s*(.+)", text, flags=re.DOTALL)
+    return (match[1], match[2].strip()) if match else (text.strip(), text.strip())
+
+
+def _outer_commas(text: str) -> list[str]:
+    """Split at the commas outside of brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+Value = TypeVar("Value")
+
+
+def _unique(pairs: list[tuple[str, Value]], option: str) -> dict[str, Value]:
+    names = [name for name, _ in pairs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"{option} {twice[0]!r} was given twice.")
+    return dict(pairs)

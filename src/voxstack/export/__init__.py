@@ -1,0 +1,1 @@
+"""Results out: NIfTI maps with BIDS-style names, and results stores."""

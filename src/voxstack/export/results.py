@@ -1,0 +1,81 @@
+"""Results as stores: the same labelled dataset, to be opened again."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from voxstack.blocks import compute
+from voxstack.errors import StoreError
+from voxstack.schema import validate
+from voxstack.store import layout
+from voxstack.store.encoding import encode
+from voxstack.store.location import Location
+from voxstack.store.open import read
+
+_KINDS = ("contrast", "fit")
+
+
+def save_results(
+    dataset: xr.Dataset, store: str | Path, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None
+) -> None:
+    """Save a result, to be opened again by `open_results`.
+
+    Parameters
+    ----------
+    dataset
+        Of `contrast` or `fit_glm`; what is lazy is computed.
+    store
+        Folder or URL to write.
+    overwrite
+        Replace a result that is there.
+    storage_options
+        Credentials and settings of an object store.
+
+    Raises
+    ------
+    StoreError
+        Something is there already, and is no result or `overwrite` is not set.
+    """
+    validate(dataset, *_KINDS)
+    location = Location.of(store, storage_options)
+    check_target(location, overwrite=overwrite)
+    keys = encode(compute(dataset), {})
+    target = location.open(read_only=False)
+    layout.clear(target)
+    layout.put(target, keys)
+
+
+def check_target(location: Location, *, overwrite: bool) -> None:
+    """Refuse to write a result over anything but an old result that may be replaced."""
+    if location.path is not None and not location.path.exists():
+        return
+    if location.path is None and not layout.exists(location.open(read_only=True), "zarr.json"):
+        return
+    if not overwrite:
+        raise StoreError(f"{location} exists already. Choose another place, or replace it with overwrite=True.")
+    read(location, _KINDS)  # refuses what is not a result
+
+
+def open_results(store: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> xr.Dataset:
+    """Open what `save_results` wrote.
+
+    Parameters
+    ----------
+    store
+        Folder or URL.
+    storage_options
+        Credentials and settings of an object store.
+
+    Returns
+    -------
+    xarray.Dataset
+        As it was saved; its maps stay on disk until they are used.
+
+    Raises
+    ------
+    StoreError
+        Nothing there, not a result, or written by a newer voxstack.
+    """
+    return read(Location.of(store, storage_options), _KINDS)

@@ -1,0 +1,1 @@
+"""Figures of labelled results (extra ``report``)."""
