@@ -67,6 +67,7 @@ def as_blocks(variable: xr.DataArray) -> da.Array:
         data = da.from_array(data, chunks=chunks, name=False)
     if any(np.isnan(size) for size in data.shape):
         raise InputError("The map's chunks are of unknown size. Call .compute_chunk_sizes() on it first.")
+    assert isinstance(data, da.Array)
     return data
 
 
@@ -238,7 +239,7 @@ def _unpack(
     chunks: tuple[tuple[int, ...], ...],
 ) -> dict[str, da.Array]:
     """One lazy array per entry of the dicts that the tasks (name, i, j, k) return; NaN where there is no such task."""
-    base = HighLevelGraph.from_collections(name, graph, dependencies=list(dependencies))
+    base = HighLevelGraph.from_collections(name, graph, dependencies=dependencies)  # type: ignore[arg-type]
     arrays = {}
     for output, lead in outputs.items():
         layer_name = f"{output}-{name}"

@@ -90,7 +90,9 @@ def _weights(name: str, spec: ArrayLike) -> NDArray[np.float64]:
     try:
         weights = np.asarray(spec, dtype=np.float64)
     except (ValueError, TypeError) as error:
-        raise DesignError(f"The contrast {name!r} is neither an expression nor a vector or matrix: {spec!r}.") from error
+        raise DesignError(
+            f"The contrast {name!r} is neither an expression nor a vector or matrix: {spec!r}."
+        ) from error
     if weights.ndim not in (1, 2) or not weights.size:
         raise DesignError(f"The contrast {name!r} must be a vector (t) or a matrix (F), not of shape {weights.shape}.")
     return weights
@@ -99,7 +101,7 @@ def _weights(name: str, spec: ArrayLike) -> NDArray[np.float64]:
 def _expression(text: str, regressors: list[str]) -> NDArray[np.float64]:
     """Weights (p,) of a linear expression such as ``"a - (b + c) / 2"``."""
     if text in regressors:
-        return np.eye(len(regressors))[regressors.index(text)]
+        return _unit(regressors.index(text), len(regressors))
     # Names such as C(site)[T.b]:age are no Python names: each becomes a placeholder, the longest first.
     names = sorted(regressors, key=len, reverse=True)
     pattern = "|".join(rf"(?<![\w.\[:]){re.escape(name)}(?![\w\[:])" for name in names)
@@ -120,7 +122,7 @@ def _linear(node: ast.expr, text: str, regressors: list[str]) -> NDArray[np.floa
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
             return float(number)
         case ast.Name(id=name) if re.fullmatch(r"_\d+_", name):
-            return np.eye(len(regressors))[int(name[1:-1])]
+            return _unit(int(name[1:-1]), len(regressors))
         case ast.UnaryOp(op=ast.USub() | ast.UAdd() as sign, operand=operand):
             value = _linear(operand, text, regressors)
             return -value if isinstance(sign, ast.USub) else value
@@ -133,6 +135,12 @@ def _linear(node: ast.expr, text: str, regressors: list[str]) -> NDArray[np.floa
             if isinstance(operator, ast.Div) and isinstance(b, float) and b != 0:
                 return a / b
     raise _unreadable(text, regressors)
+
+
+def _unit(position: int, length: int) -> NDArray[np.float64]:
+    vector = np.zeros(length)
+    vector[position] = 1.0
+    return vector
 
 
 def _unreadable(text: str, regressors: list[str]) -> DesignError:

@@ -6,6 +6,7 @@ from time import perf_counter
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from voxstack.blocks import compute
 from voxstack.errors import VoxstackError
@@ -145,20 +146,22 @@ def compare_with_truth(result: xr.Dataset) -> tuple[tuple[Found, ...], tuple[Det
     for region in (region for region in REGIONS if region.effect in CONTRASTS):
         here = at_mm(result.sel(contrast=region.effect), *region.centre_mm)
         true = true_effects((1, 1, 1), _affine_at(here))[region.effect].item()
-        effect, variance, z = (float(here[name]) for name in ("effect", "variance", "z_score"))
-        found.append(Found(region.effect, region.name, true, effect, float(np.sqrt(variance)), z))
+        error = float(np.sqrt(here["variance"]))
+        estimate, z = float(here["effect"]), float(here["z_score"])
+        found.append(Found(region.effect, region.name, true, estimate, error, z))
     detections = []
     for name in CONTRASTS:
-        z = result["z_score"].sel(contrast=name).values
-        inside = np.isfinite(z)
-        strong = inside & (np.abs(truth[name]) >= 0.5 * np.abs(truth[name]).max())
-        null, above = inside & (truth[name] == 0), np.abs(z) > Z_THRESHOLD
+        scores = result["z_score"].sel(contrast=name).values
+        inside = np.isfinite(scores)
+        size = np.abs(truth[name])
+        strong = inside & (size >= 0.5 * size.max())
+        null, above = inside & (size == 0), np.abs(scores) > Z_THRESHOLD
         counts = (int(m.sum()) for m in (strong, strong & above, null, null & above))
         detections.append(Detection(name, *counts))
     return tuple(found), tuple(detections)
 
 
-def _affine_at(here: xr.Dataset) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _affine_at(here: xr.Dataset) -> NDArray[np.float64]:
     affine = np.eye(4)
     affine[:3, 3] = [here[dim].item() for dim in ("x", "y", "z")]
     return affine
@@ -167,7 +170,7 @@ def _affine_at(here: xr.Dataset) -> np.ndarray[tuple[int, ...], np.dtype[np.floa
 def _draw(result: xr.Dataset, path: Path) -> Path | None:
     z = result["z_score"].sel(contrast="age")
     try:
-        figure = plot_slices(z, threshold=Z_THRESHOLD, title=f"age, |z| > {Z_THRESHOLD}")
+        figure = plot_slices(z, threshold=Z_THRESHOLD, title=f"age, |z| > {Z_THRESHOLD}", cuts=(-24, -15, -6, 0, 9, 18))
     except VoxstackError:  # the extra is not installed; the caller says so
         return None
     figure.savefig(path, dpi=150)

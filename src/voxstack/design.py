@@ -66,7 +66,7 @@ def make_design(
     unknown = ~np.isfinite(values)
     if unknown.any():
         where = [columns[c] for c in np.flatnonzero(unknown.any(axis=0))]
-        who = listing(labels[unknown.any(axis=1)])
+        who = listing(labels[np.flatnonzero(unknown.any(axis=1))])
         raise DesignError(f"The design has missing or infinite values in {listing(where)} for {who}.")
     coords = {SUBJECT: labels.to_numpy(dtype=str), "regressor": np.array(columns, dtype=str)}
     return xr.DataArray(values, coords, dims=(SUBJECT, "regressor"), name="design", attrs=attrs)

@@ -25,7 +25,7 @@ TOLERANCE_MM = 1e-3
 _SNAP_DECIMALS = 4  # coordinates are stored to 1e-4 mm, so that equal lattices have equal coordinates
 
 
-class GridIndex(PandasIndex):  # type: ignore[misc]
+class GridIndex(PandasIndex):
     """Index of one spatial axis in mm, with tolerant equality.
 
     xarray's own index turns a shift of a millionth of a millimetre into an empty result. Here lattices within
@@ -156,7 +156,9 @@ class Grid:
         """Lattice of a labelled array; an axis that was reduced to one position may be a scalar coordinate."""
         missing = [d for d in SPACE if d not in data.coords]
         if missing:
-            raise InputError(f"The data have no coordinate {missing[0]} in mm; they have {list(map(str, data.coords))}.")
+            raise InputError(
+                f"The data have no coordinate {missing[0]} in mm; they have {list(map(str, data.coords))}."
+            )
         axes = [np.atleast_1d(np.asarray(data.coords[d].values, float)) for d in SPACE]
         ref = data.coords["spatial_ref"].attrs if "spatial_ref" in data.coords else {}
         cosines = np.asarray(ref.get("direction_cosines", np.eye(3).ravel().tolist()), float).reshape(3, 3)

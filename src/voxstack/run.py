@@ -11,6 +11,7 @@ from typing import Any
 
 import dask
 import psutil
+from dask.base import compute
 from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_limits
 
@@ -73,7 +74,7 @@ def _run_on_threads(tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
 
 
 def _compute(work: Any) -> Any:
-    return dask.compute(work, scheduler="synchronous")[0]
+    return compute(work, scheduler="synchronous")[0]
 
 
 def _run_on_client(client: Any, tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import dask
 import nibabel as nib
 import numpy as np
 import pandas as pd
+from dask.delayed import delayed
 from numpy.typing import NDArray
 from scipy import ndimage
 
@@ -56,9 +56,9 @@ REGIONS = (
     Region("mean", "visual cortex", (0, -84, 6), 1.5, 12),
     Region("mean", "left motor cortex", (-38, -24, 54), 1.2, 9),
     Region("mean", "right motor cortex", (38, -24, 54), 1.0, 9),
-    Region("age", "left hippocampus", (-27, -21, -15), -0.06, 9),
-    Region("age", "right frontal pole", (27, 51, 9), 0.05, 9),
-    Region("sex", "medial frontal cortex", (0, 45, -6), 1.6, 9),
+    Region("age", "left hippocampus", (-27, -21, -15), -0.08, 11),
+    Region("age", "right frontal pole", (27, 51, 9), 0.07, 11),
+    Region("sex", "medial frontal cortex", (0, 45, -6), 2.0, 11),
 )
 
 _MEAN_AGE = 50.0
@@ -125,8 +125,8 @@ def simulate_cohort(
 
     table = _participants(n_subjects, seed)
     subjects = _Subjects(folder, brain, truth, affine, noise_sd, smoothness_mm / resolution, seed)
-    shared = dask.delayed(subjects, traverse=False)
-    write = dask.delayed(_write_subject, pure=False)
+    shared = delayed(subjects, traverse=False)
+    write = delayed(_write_subject, pure=False)
     tasks = (
         Task(i, write(shared, i, path, age, sex))
         for i, (path, age, sex) in enumerate(zip(table["effect_path"], table["age"], table["sex"], strict=True))

@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from scipy.stats import norm
 
 from voxstack.cli.options import computing, on_scheduler
 from voxstack.demo import Z_THRESHOLD, Demo, run_demo
@@ -25,19 +26,22 @@ def command(subjects: int, folder: Path, where: str, memory_limit: str | None, q
 def _report(demo: Demo, n_subjects: int) -> None:
     console = Console()
     steps = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in demo.seconds.items())
-    console.print(f"{n_subjects} subjects: {steps}. Everything is in {demo.folder}:")
+    console.print(f"{n_subjects} subjects: {steps}. Everything is in {demo.folder}:", soft_wrap=True)
     for path in demo.files:
-        console.print(f"  {path.relative_to(demo.folder)}", highlight=False)
+        console.print(f"  {path.relative_to(demo.folder)}", highlight=False, soft_wrap=True)
     if demo.picture is None:
         console.print("No picture was drawn: figures need the extra, pip install 'voxstack[report]'.")
-    table = Table("effect", "region", "put in", "found", "z", title="Found against what was put in", title_justify="left")
+    table = Table(
+        "effect", "region", "put in", "found", "z", title="Found against what was put in", title_justify="left"
+    )
     for found in demo.found:
         estimate = f"{found.estimate:.3f} ± {found.standard_error:.3f}"
         table.add_row(found.contrast, found.region, f"{found.true:.3f}", estimate, f"{found.z:.1f}")
     console.print(table)
     for d in demo.detections:
-        found = f"{d.n_found / d.n_true:.0%} of the {d.n_true:,}" if d.n_true else "none of the 0"
         console.print(
-            f"{d.contrast}: |z| > {Z_THRESHOLD} in {found} voxels with at least half of the peak effect, and in "
-            f"{d.n_false / d.n_null:.2%} of the {d.n_null:,} voxels without any (0.19% expected)."
+            f"{d.contrast}: |z| > {Z_THRESHOLD} in {d.n_found / d.n_true:.0%} of the {d.n_true:,} voxels with at least "
+            f"half of the peak effect, and in {d.n_false / d.n_null:.2%} of the {d.n_null:,} without any effect "
+            f"({2 * norm.sf(Z_THRESHOLD):.2%} expected).",
+            soft_wrap=True,
         )

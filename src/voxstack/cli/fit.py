@@ -8,12 +8,12 @@ from voxstack.blocks import compute
 from voxstack.cli.options import computing, contrasts, on_scheduler
 from voxstack.export.maps import write_maps
 from voxstack.export.results import check_target, save_results
-from voxstack.store.mask import mask_on_grid
 from voxstack.grid import Grid
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.models.contrast import contrast
 from voxstack.models.fit import fit_glm
 from voxstack.store.location import Location
+from voxstack.store.mask import mask_on_grid
 from voxstack.store.open import open_cohort
 
 

@@ -13,7 +13,7 @@ import xarray as xr
 from voxstack.blocks import compute
 from voxstack.errors import InputError, listing
 from voxstack.export.nifti import to_nifti
-from voxstack.kernels.pvalues import z_to_log10p
+from voxstack.kernels.pvalues import Alternative, z_to_log10p
 from voxstack.schema import SPACE, validate
 
 
@@ -95,7 +95,7 @@ def _of_contrasts(result: xr.Dataset, log10_p: bool) -> Iterator[_Map]:
         for variable, stat in stats.items():
             data, described = one[variable], meta | {"Description": one[variable].attrs["long_name"]}
             if variable == "p_value" and log10_p:
-                alternative = result.attrs["alternative"] if stat_type == "t" else "greater"
+                alternative: Alternative = result.attrs["alternative"] if stat_type == "t" else "greater"
                 data = data.copy(data=z_to_log10p(one["z_score"].values, alternative).astype(np.float32))
                 stat, described = "log10p", described | {"Description": "-log10 of the uncorrected p-value"}
             yield _Map({"contrast": str(name), "stat": stat}, data, described)
@@ -106,9 +106,7 @@ def _of_contrasts(result: xr.Dataset, log10_p: bool) -> Iterator[_Map]:
 def _contrast_meta(result: xr.Dataset, name: str, one: xr.Dataset, stat_type: str) -> dict[str, Any]:
     provenance = result.attrs["provenance"]
     rows = np.atleast_2d(provenance["contrasts"][name])
-    weights = [
-        {r: float(w) for r, w in zip(provenance["regressors"], row, strict=True) if w != 0} for row in rows
-    ]
+    weights = [{r: float(w) for r, w in zip(provenance["regressors"], row, strict=True) if w != 0} for row in rows]
     meta: dict[str, Any] = {"Contrast": name, "StatType": stat_type, "Weights": weights}
     meta["Alternative"] = result.attrs["alternative"] if stat_type == "t" else "F is one-sided"
     if stat_type == "F":

@@ -51,7 +51,9 @@ def _storable(values: NDArray[Any], name: str) -> NDArray[Any]:
     if values.dtype.kind in "iu" and values.dtype.itemsize > 4:
         limits = np.iinfo(np.int32)
         if values.size and (values.min() < limits.min or values.max() > limits.max):
-            raise InputError(f"{name} holds integers beyond int32, which NIfTI tools read. Convert it to float64 first.")
+            raise InputError(
+                f"{name} holds integers beyond int32, which NIfTI tools read. Convert it to float64 first."
+            )
         return values.astype(np.int32)
     if values.dtype.kind not in "iuf":
         raise InputError(f"{name} holds {values.dtype}, not numbers.")

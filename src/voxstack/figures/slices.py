@@ -1,5 +1,6 @@
 """Statistical maps as slices of a brain, drawn by nilearn."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,7 +23,7 @@ def plot_slices(
     threshold: float = 0.0,
     title: str | None = None,
     direction: Literal["x", "y", "z"] = "z",
-    n_slices: int = 7,
+    cuts: int | Sequence[float] = 7,
     background: str | Path | nib.spatialimages.SpatialImage | None = None,
 ) -> "Figure":
     """Slices of a statistical map on a background.
@@ -37,8 +38,8 @@ def plot_slices(
         Of the figure; by default the map's long name and its contrast.
     direction
         Axis that the slices cut.
-    n_slices
-        Number of slices, evenly over the map's extent.
+    cuts
+        Positions of the slices in mm, or their number: then evenly over the map's extent.
     background
         Image to draw on. By default nilearn's MNI template for maps in MNI space, else nothing.
 
@@ -64,17 +65,19 @@ def plot_slices(
     image = to_nifti(stat_map.fillna(0))
     if background is None:
         in_mni = image.header["sform_code"] == _MNI_CODE
-        background = load_mni152_template(resolution=2) if in_mni else False
-    figure = plt.figure(figsize=(1.9 * n_slices, 2.8))
+        background = load_mni152_template(resolution=2) if in_mni else None
+    positions = _cuts(stat_map, direction, cuts) if isinstance(cuts, int) else [float(p) for p in cuts]
+    figure = plt.figure(figsize=(1.9 * len(positions) + 0.8, 2.6))
     plotting.plot_stat_map(
         image,
-        bg_img=background,
+        bg_img=False if background is None else background,
         threshold=max(threshold, np.finfo(float).tiny),
         display_mode=direction,
-        cut_coords=_cuts(stat_map, direction, n_slices),
+        cut_coords=positions,
         title=_title(stat_map) if title is None else title,
         figure=figure,
         draw_cross=False,
+        black_bg=False,
     )
     return figure
 

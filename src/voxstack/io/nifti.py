@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 
 import nibabel as nib
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
@@ -21,6 +23,7 @@ from voxstack.io.image import ImageHeader
 T = TypeVar("T")
 
 _HEAD = 1 << 16  # of a file: enough for the header and the extensions of nearly every image
+_BROKEN: Any = (ImageFileError, HeaderDataError, zlib_ng.error, EOFError)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -45,7 +48,7 @@ def read_volumes(path: Path, volumes: Sequence[int]) -> list[NDArray[Any]]:
 
     def read() -> list[NDArray[Any]]:
         if not _is_single_file(path):
-            image = nib.load(path)
+            image: Any = nib.load(path)
             return [np.asanyarray(image.dataobj[..., volume]) for volume in volumes]
         with path.open("rb") as raw:
             stream: Any = gzip_ng.GzipNGFile(fileobj=raw) if _is_gzip(path) else raw
@@ -66,7 +69,7 @@ def _guard(path: Path, read: Callable[[], T]) -> T:
         raise InputError(f"{path}: there is no such file.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}).") from error
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, zlib_ng.error, EOFError) as error:
+    except _BROKEN as error:
         raise InputError(f"{path}: not a whole NIfTI or Analyze image ({error}).") from error
     except ValueError as error:
         raise InputError(f"{path}: its data cannot be read ({error}).") from error
@@ -79,7 +82,7 @@ def _checked_header(path: Path) -> ImageHeader:
         header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
         affine, offset, data_file = header.get_best_affine(), header.get_data_offset(), path
     else:
-        image = nib.load(path)
+        image: Any = nib.load(path)
         header, affine = image.header, image.affine
         data_file = Path(image.file_map["image"].filename)
         if not data_file.is_file():
@@ -144,6 +147,6 @@ def _uncompressed_size(path: Path, expected: int) -> int:
         with gzip_ng.open(path, "rb") as stream:
             while chunk := stream.read(1 << 22):
                 size += len(chunk)
-    except (EOFError, zlib_ng.error, OSError):
+    except (*_BROKEN, OSError):
         return min(size, expected - 1)
     return size

@@ -85,8 +85,9 @@ class ImageSource:
         if isinstance(self.image, Path):
             header = reader_of(self.image).header(self.image)
         else:
-            code = self.image.header["sform_code"] if "sform_code" in self.image.header else 0
-            header = ImageHeader(self.image.shape, np.asarray(self.image.affine, float), int(code))
+            told: Any = self.image.header
+            code = int(told["sform_code"]) if "sform_code" in told else 0
+            header = ImageHeader(self.image.shape, np.asarray(self.image.affine, float), code)
         if len(header.shape) < 3:
             raise InputError(f"{self.name}: not a volume, its shape is {header.shape}.")
         if self.volume is None and header.n_volumes != 1:
@@ -127,8 +128,8 @@ def read_maps(sources: Sequence[ImageSource], orders: Sequence[tuple[int, int, i
             read = reader_of(image).volumes(image, wanted)
         else:
             read = [np.asanyarray(image.dataobj[..., volume]) for volume in wanted]
-        for number, array in zip(members, read, strict=True):
-            arrays[number] = array
+        for number, volume in zip(members, read, strict=True):
+            arrays[number] = volume
     ordered = []
     for array, order in zip(arrays, orders, strict=True):
         assert array is not None

@@ -12,8 +12,9 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     numba raises RuntimeError when neither the package's folder nor the user's cache folder is writable, as in
     read-only containers; the function is then compiled anew in each process.
     """
-    options = {"nopython": True, "nogil": True, "error_model": "numpy"}
+    options: Any = {"nopython": True, "nogil": True, "error_model": "numpy"}
     try:
-        return numba.jit(cache=True, **options)(function)  # type: ignore[no-any-return]
+        compiled: Callable[..., Any] = numba.jit(cache=True, **options)(function)
     except RuntimeError:
-        return numba.jit(**options)(function)  # type: ignore[no-any-return]
+        compiled = numba.jit(**options)(function)
+    return compiled

@@ -48,7 +48,7 @@ class Basis(NamedTuple):
     @property
     def rank(self) -> int:
         """Rank r of the design."""
-        return self.to_beta.shape[1]
+        return int(self.to_beta.shape[1])
 
     @property
     def covariance(self) -> Float:
@@ -324,7 +324,7 @@ def solve(reduced: Reduced, basis: Basis, *, available: bool) -> Fit:
     -------
     Fit
     """
-    v, p, r = reduced.rss.size, *basis.to_beta.shape
+    v, r = reduced.rss.size, basis.rank
     w = np.linalg.solve(reduced.R, reduced.projection)
     dof = np.where(np.isnan(reduced.rss), np.nan, float(reduced.n - r))
     # Residuals this small against the data are rounding error alone: there is no variance.

@@ -86,9 +86,7 @@ def contrast(fit: xr.Dataset, contrasts: ContrastSpec, *, alternative: Alternati
     weights = {hypothesis.name: hypothesis.weights.tolist() for hypothesis in hypotheses}
     details = {key: fit.attrs[key] for key in ("model", "missing", "variable", "formula") if key in fit.attrs}
     details |= {"contrasts": weights, "regressors": regressors, "alternative": alternative}
-    result = annotate(
-        result, "contrast", alternative=alternative, provenance=provenance.record("contrast", **details)
-    )
+    result = annotate(result, "contrast", alternative=alternative, provenance=provenance.record("contrast", **details))
     result["p_value"].attrs["alternative"] = alternative
     return result
 

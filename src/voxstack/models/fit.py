@@ -87,13 +87,13 @@ def fit_glm(
     outputs = {output: _leading_shape(output, len(regressors)) for output in blueprint.maps[missing]}
     arrays = [as_blocks(cohort[name if need == "map" else need]) for need in blueprint.needs]
     passes = [Reduction(model, stage.partial, stage.combine, stage.finish) for stage in blueprint.passes]
-    maps = reduce_subjects(
-        arrays, passes, setup, mask=inside, outputs=outputs, whole=blueprint.subjects == "whole"
-    )
+    maps = reduce_subjects(arrays, passes, setup, mask=inside, outputs=outputs, whole=blueprint.subjects == "whole")
 
     # Conclude
     variables: dict[str, Any] = {
-        output: (_dims(output, array.ndim), array) for output, array in {**maps, **blueprint.shared(setup)}.items()
+        output: (_dims(output, array.ndim), array)
+        for part in (maps, blueprint.shared(setup))
+        for output, array in part.items()
     }
     grid = Grid.from_dataset(cohort)
     coords = {"regressor": regressors, "regressor_2": regressors, SUBJECT: cohort[SUBJECT].values}

@@ -49,7 +49,9 @@ def _contrast(fit: Mapping[str, Float], weights: Float, stat_type: Literal["t", 
     known = np.isfinite(unscaled).all(axis=(0, 1))
     inverse, rank = np.full(unscaled.shape, np.nan), np.full(known.shape, np.nan)
     inverse[..., known], rank[known] = _pseudo_inverse(unscaled[..., known])
-    explained = np.einsum("av,abv,bv->v", effects, np.broadcast_to(inverse, (*inverse.shape[:2], effects.shape[1])), effects)
+    explained = np.einsum(
+        "av,abv,bv->v", effects, np.broadcast_to(inverse, (*inverse.shape[:2], effects.shape[1])), effects
+    )
     none = np.full(effects.shape[1], np.nan)
     return Estimate(none, none, explained / rank / residual_variance, fit["dof"])
 

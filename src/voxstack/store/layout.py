@@ -6,10 +6,10 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.abc.store import Store
 from zarr.buffer import cpu
+from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 
 from voxstack.grid import Grid
@@ -82,7 +82,7 @@ def put(store: Store, keys: Mapping[str, bytes]) -> None:
 def _encoding(cohort: xr.Dataset, maps: list[str], subjects_per_chunk: int) -> dict[str, dict[str, Any]]:
     shape = cohort[maps[0]].shape[1:]
     chunks = voxel_chunks((shape[0], shape[1], shape[2]))
-    compressor = zarr.codecs.ZstdCodec(level=1)
+    compressor = ZstdCodec(level=1)
     encoding: dict[str, dict[str, Any]] = {
         name: {"chunks": (subjects_per_chunk, *chunks), "compressors": [compressor]} for name in maps
     }

@@ -38,4 +38,4 @@ def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDA
     on_grid = nearest(inside.astype(np.uint8), header.grid().affine, grid.shape, grid.affine) != 0
     if not on_grid.any():
         raise InputError(f"The mask {source.name} is empty or does not overlap the maps, which have {grid}.")
-    return on_grid
+    return np.asarray(on_grid)

@@ -154,7 +154,7 @@ def _mask(mask: ArrayLike | None, arrays: Mapping[str, Any], grid: Grid) -> NDAr
         given = np.asarray(mask.get_fdata() if isinstance(mask, nib.spatialimages.SpatialImage) else mask)
         if given.shape != grid.shape:
             raise InputError(f"The mask has the shape {given.shape}, the maps' grid {grid.shape}.")
-        return np.nan_to_num(given.astype(float)) != 0
+        return np.asarray(np.nan_to_num(given.astype(float)) != 0)
     if any(isinstance(array, da.Array) for array in arrays.values()):
         return np.ones(grid.shape, dtype=bool)
     complete = _n_valid(arrays) == len(next(iter(arrays.values())))

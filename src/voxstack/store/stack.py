@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import dask
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from voxstack import plan
@@ -199,8 +199,8 @@ def _batches(
     for start in range(0, n, size):
         images = {name: of_map[start : start + size] for name, of_map in placed.items()}
         batch = Batch(start, images, location, outside, zero_is_missing, readers)
-        work = dask.delayed(write_batch, pure=False)
-        yield Task(start, work(dask.delayed(batch, traverse=False), dask_key_name=f"stack-{location.url}-{start}"))
+        work = delayed(write_batch, pure=False)
+        yield Task(start, work(delayed(batch, traverse=False), dask_key_name=f"stack-{location.url}-{start}"))
 
 
 def _resolve_mask(mask: Mask, folder: Path, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:

@@ -120,9 +120,7 @@ class Coverage(NamedTuple):
     n_zero: NDArray[np.int32]
 
     def __add__(self, other: "Coverage") -> "Coverage":  # type: ignore[override]
-        return Coverage(
-            self.n_valid + other.n_valid, self.informative | other.informative, self.n_zero + other.n_zero
-        )
+        return Coverage(self.n_valid + other.n_valid, self.informative | other.informative, self.n_zero + other.n_zero)
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,9 @@ def write_batch(batch: Batch) -> Coverage:
             # Volumes of one 4-D file are read in one go through it, by one thread.
             share = len(images) if images[0].source.volume is not None else 1
             parts = [slice(start, start + share) for start in range(0, len(images), share)]
-            list(pool.map(lambda part: _fill(block[part], images[part], batch), parts))
+            jobs = [pool.submit(_fill, block[part], images[part], batch) for part in parts]
+            for job in jobs:
+                job.result()
         finite = ~np.isnan(block)
         valid = finite if valid is None else valid & finite
         zero = block == 0
