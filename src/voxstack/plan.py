@@ -39,9 +39,10 @@ def subjects_per_batch(
     """
     voxels = shape[0] * shape[1] * shape[2]
     fixed = readers * voxels * (8 + 8 + 1) + 2 * 4 * voxels  # decoding, and two counts per voxel
-    fits = int((_SHARE * memory - fixed) // (voxels * itemsize))
+    each = voxels * (itemsize + 1)  # a map and where it is valid
+    fits = int((_SHARE * memory - fixed) // each)
     if fits < 1:
-        needed = (fixed + voxels * itemsize) / _SHARE
+        needed = (fixed + each) / _SHARE
         raise InputError(
             f"One map of {shape[0]} x {shape[1]} x {shape[2]} voxels needs {needed / 2**30:.1f} GiB of memory to be "
             f"stacked, and a task has {memory / 2**30:.1f} GiB. Use fewer threads or workers with more memory."

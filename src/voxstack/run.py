@@ -134,6 +134,11 @@ def thread_count() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
+def threads_per_task(n_tasks: int) -> int:
+    """Threads that each of so many tasks may use for itself, so that few tasks leave no core of this process idle."""
+    return 1 if _active_client() is not None else max(1, thread_count() // n_tasks)
+
+
 def worker_memory() -> int:
     """Memory in bytes that one task may count on: of a worker, or of this process, over its threads."""
     client = _active_client()

@@ -47,11 +47,11 @@ _CONTRAST_MAP = (("contrast", *SPACE),)
 
 REGISTRY: Mapping[tuple[str, str], Variable] = {
     ("cohort", _MAP): Variable(((SUBJECT, *SPACE),), "subject maps"),
-    ("cohort", "mask"): Variable((SPACE,), "voxels that are analysed", "1"),
-    ("cohort", "n_valid"): Variable((SPACE,), "subjects with data in every map", "1"),
+    ("cohort", "mask"): Variable((SPACE,), "voxels that are analysed"),
+    ("cohort", "n_valid"): Variable((SPACE,), "subjects of the stored cohort with data in every map"),
     ("fit", "beta"): Variable((("regressor", *SPACE),), "regression coefficient"),
     ("fit", "residual_variance"): Variable((SPACE,), "residual variance"),
-    ("fit", "dof"): Variable((SPACE,), "residual degrees of freedom", "1"),
+    ("fit", "dof"): Variable((SPACE,), "residual degrees of freedom"),
     ("fit", "beta_covariance"): Variable(
         (("regressor", "regressor_2"), ("regressor", "regressor_2", *SPACE)),
         "covariance of the coefficients over the residual variance",
@@ -59,12 +59,12 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
     ("fit", "design"): Variable(((SUBJECT, "regressor"),), "design matrix"),
     ("contrast", "effect"): Variable(_CONTRAST_MAP, "contrast of the coefficients"),
     ("contrast", "variance"): Variable(_CONTRAST_MAP, "variance of the effect"),
-    ("contrast", "stat"): Variable(_CONTRAST_MAP, "test statistic", "1"),
-    ("contrast", "z_score"): Variable(_CONTRAST_MAP, "z of the same tail probability", "1"),
-    ("contrast", "p_value"): Variable(_CONTRAST_MAP, "uncorrected p-value", "1"),
+    ("contrast", "stat"): Variable(_CONTRAST_MAP, "test statistic"),
+    ("contrast", "z_score"): Variable(_CONTRAST_MAP, "z-score"),
+    ("contrast", "p_value"): Variable(_CONTRAST_MAP, "uncorrected p-value"),
     ("contrast", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
-    ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom", "1"),
-    ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom", "1"),
+    ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),
+    ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom"),
 }
 
 _COORDINATES = {
@@ -122,7 +122,7 @@ def validate(dataset: xr.Dataset, *kinds: str) -> xr.Dataset:
 
 def map_names(cohort: xr.Dataset) -> list[str]:
     """Names of a cohort's subject maps."""
-    return [str(name) for name, variable in cohort.data_vars.items() if variable.dims == (SUBJECT, *SPACE)]
+    return [str(name) for name, variable in cohort.data_vars.items() if set(variable.dims) == {SUBJECT, *SPACE}]
 
 
 def covariate_names(cohort: xr.Dataset) -> list[str]:

@@ -11,6 +11,8 @@ from voxstack.errors import InputError, listing
 from voxstack.grid import Grid
 from voxstack.schema import SPACE
 
+_ALIGNED = 2
+
 
 def to_nifti(dataarray: xr.DataArray) -> nib.Nifti1Image:
     """A labelled map as a NIfTI image, on the lattice that its coordinates say.
@@ -40,8 +42,10 @@ def to_nifti(dataarray: xr.DataArray) -> nib.Nifti1Image:
     values = dataarray.expand_dims(scalars).transpose(*SPACE, *others).values
     image = nib.Nifti1Image(_storable(values, str(dataarray.name)), grid.affine)
     image.header.set_xyzt_units("mm")
-    image.set_sform(grid.affine, code=grid.code)
-    image.set_qform(grid.affine, code=grid.code)
+    # Readers ignore an affine of code 0 (unknown), as Analyze images have it; 2 says that it is aligned to something.
+    code = grid.code or _ALIGNED
+    image.set_sform(grid.affine, code=code)
+    image.set_qform(grid.affine, code=code)
     return image
 
 

@@ -67,18 +67,19 @@ def plot_slices(
         in_mni = image.header["sform_code"] == _MNI_CODE
         background = load_mni152_template(resolution=2) if in_mni else None
     positions = _cuts(stat_map, direction, cuts) if isinstance(cuts, int) else [float(p) for p in cuts]
-    figure = plt.figure(figsize=(1.9 * len(positions) + 0.8, 2.6))
+    figure = plt.figure(figsize=(1.9 * len(positions) + 0.8, 2.9))
     plotting.plot_stat_map(
         image,
         bg_img=False if background is None else background,
         threshold=max(threshold, np.finfo(float).tiny),
         display_mode=direction,
         cut_coords=positions,
-        title=_title(stat_map) if title is None else title,
         figure=figure,
+        axes=(0, 0, 1, 0.86),  # nilearn would write the title over the first slice
         draw_cross=False,
         black_bg=False,
     )
+    figure.suptitle(_title(stat_map) if title is None else title, x=0.01, ha="left")
     return figure
 
 

@@ -5,9 +5,10 @@ nibabel's own stream and does not use indexed_gzip, slower still, where a user h
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -19,8 +20,6 @@ from zlib_ng import gzip_ng, zlib_ng
 
 from voxstack.errors import InputError
 from voxstack.io.image import ImageHeader
-
-T = TypeVar("T")
 
 _HEAD = 1 << 16  # of a file: enough for the header and the extensions of nearly every image
 _BROKEN: Any = (ImageFileError, HeaderDataError, zlib_ng.error, EOFError)
@@ -35,34 +34,35 @@ def read_header(path: Path) -> ImageHeader:
     InputError
         Missing, unreadable, not an image, truncated, or of a data type that is not a number.
     """
-    return _guard(path, lambda: _checked_header(path))
+    with _named_errors(path):
+        return _checked_header(path)
 
 
 def read_volume(path: Path) -> NDArray[Any]:
     """All data of an image, scaled as its header says, in the type that the scaling gives."""
-    return _guard(path, lambda: np.asanyarray(_whole_image(path).dataobj))
+    with _named_errors(path):
+        return np.asanyarray(_whole_image(path).dataobj)
 
 
-def read_volumes(path: Path, volumes: Sequence[int]) -> list[NDArray[Any]]:
-    """Some volumes of a 4-D image, in ascending order; no more of the file is held than one volume."""
-
-    def read() -> list[NDArray[Any]]:
-        if not _is_single_file(path):
-            image: Any = nib.load(path)
-            return [np.asanyarray(image.dataobj[..., volume]) for volume in volumes]
-        with path.open("rb") as raw:
+def read_volumes(path: Path, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
+    """Some volumes of a 4-D image, in ascending order; the file is gone through once and not held."""
+    with _named_errors(path), path.open("rb") as raw:
+        if _is_single_file(path):
             stream: Any = gzip_ng.GzipNGFile(fileobj=raw) if _is_gzip(path) else raw
             kind = _image_class(path, stream.read(_HEAD))
             stream.seek(0)
             image = kind.from_file_map({"image": FileHolder(filename=str(path), fileobj=stream)})
-            return [np.asanyarray(image.dataobj[..., volume]) for volume in volumes]
+        else:
+            image = nib.load(path)
+        for volume in volumes:
+            yield np.asanyarray(image.dataobj[..., volume])
 
-    return _guard(path, read)
 
-
-def _guard(path: Path, read: Callable[[], T]) -> T:
+@contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with a file is an `InputError` that names it."""
     try:
-        return read()
+        yield
     except InputError:
         raise
     except FileNotFoundError as error:

@@ -1,6 +1,6 @@
 """Where the images are, and how each is read: one registry of formats, one type for every kind of source."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,12 @@ class Reader:
     volume
         path -> all data, as in the file.
     volumes
-        (path, volume numbers) -> those volumes of a 4-D image.
+        (path, volume numbers in ascending order) -> those volumes of a 4-D image, one by one.
     """
 
     header: Callable[[Path], ImageHeader]
     volume: Callable[[Path], NDArray[Any]]
-    volumes: Callable[[Path, Sequence[int]], list[NDArray[Any]]]
+    volumes: Callable[[Path, Sequence[int]], Iterator[NDArray[Any]]]
 
 
 _NIFTI = Reader(nifti.read_header, nifti.read_volume, nifti.read_volumes)
@@ -86,7 +86,7 @@ class ImageSource:
             header = reader_of(self.image).header(self.image)
         else:
             told: Any = self.image.header
-            code = int(told["sform_code"]) if "sform_code" in told else 0
+            code = int(told["sform_code"]) or int(told["qform_code"]) if "sform_code" in told else 0
             header = ImageHeader(self.image.shape, np.asarray(self.image.affine, float), code)
         if len(header.shape) < 3:
             raise InputError(f"{self.name}: not a volume, its shape is {header.shape}.")
@@ -98,10 +98,12 @@ class ImageSource:
         return header
 
 
-def read_maps(sources: Sequence[ImageSource], orders: Sequence[tuple[int, int, int]]) -> list[NDArray[Any]]:
-    """Data of some sources, axes in the order x, y, z: one 3-D array each, scaled, in the type that scaling gives.
+def read_maps(
+    sources: Sequence[ImageSource], orders: Sequence[tuple[int, int, int]]
+) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Data of some sources, one after the other, with their axes in the order x, y, z.
 
-    Volumes of the same 4-D image are read in one go through the file.
+    Volumes of the same 4-D image are read in one go through the file, and only one of them is held.
 
     Parameters
     ----------
@@ -109,29 +111,37 @@ def read_maps(sources: Sequence[ImageSource], orders: Sequence[tuple[int, int, i
         What to read.
     orders
         For each the array axes that run along x, y and z.
+
+    Yields
+    ------
+    number : int
+        Of the source; sources do not come in order.
+    volume : (x, y, z) array
+        Scaled, in the type that scaling gives.
     """
-    arrays: list[NDArray[Any] | None] = [None] * len(sources)
-    volumes: dict[Any, list[int]] = {}
+    by_image: dict[Any, list[int]] = {}
     for number, source in enumerate(sources):
-        if source.volume is not None:
+        if source.volume is None:
+            yield number, _in_order(_single(source.image), orders[number])
+        else:
             key = source.image if isinstance(source.image, Path) else id(source.image)
-            volumes.setdefault(key, []).append(number)
-        elif isinstance(source.image, Path):
-            arrays[number] = reader_of(source.image).volume(source.image)
-        else:
-            arrays[number] = np.asanyarray(source.image.dataobj)
-    for members in volumes.values():
-        image = sources[members[0]].image
-        members.sort(key=lambda number: sources[number].volume or 0)
-        wanted = [sources[number].volume or 0 for number in members]
-        if isinstance(image, Path):
-            read = reader_of(image).volumes(image, wanted)
-        else:
-            read = [np.asanyarray(image.dataobj[..., volume]) for volume in wanted]
-        for number, volume in zip(members, read, strict=True):
-            arrays[number] = volume
-    ordered = []
-    for array, order in zip(arrays, orders, strict=True):
-        assert array is not None
-        ordered.append(array.reshape(array.shape[:3]).transpose(order))
-    return ordered
+            by_image.setdefault(key, []).append(number)
+    for numbers in by_image.values():
+        numbers.sort(key=lambda number: sources[number].volume or 0)
+        image, wanted = sources[numbers[0]].image, [sources[number].volume or 0 for number in numbers]
+        for number, volume in zip(numbers, _several(image, wanted), strict=True):
+            yield number, _in_order(volume, orders[number])
+
+
+def _single(image: Path | SpatialImage) -> NDArray[Any]:
+    return reader_of(image).volume(image) if isinstance(image, Path) else np.asanyarray(image.dataobj)
+
+
+def _several(image: Path | SpatialImage, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
+    if isinstance(image, Path):
+        return reader_of(image).volumes(image, volumes)
+    return (np.asanyarray(image.dataobj[..., volume]) for volume in volumes)
+
+
+def _in_order(array: NDArray[Any], order: tuple[int, int, int]) -> NDArray[Any]:
+    return array.reshape(array.shape[:3]).transpose(order)

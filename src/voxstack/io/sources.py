@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Formatter
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from nibabel.spatialimages import SpatialImage
 
@@ -44,9 +46,18 @@ def resolve_maps(table: pd.DataFrame, folder: Path, maps: Mapping[str, MapSpec])
     return {name: _resolve(table, folder, name, spec) for name, spec in maps.items()}
 
 
-def path_columns(table: pd.DataFrame, maps: Mapping[str, MapSpec]) -> list[str]:
-    """Columns that hold the maps' paths or images, and so are no covariates."""
-    return [spec for spec in maps.values() if isinstance(spec, str) and spec in table.columns]
+def image_columns(table: pd.DataFrame, maps: Mapping[str, MapSpec]) -> list[str]:
+    """Columns that hold images or paths of images, of these maps or of others, and so are no covariates."""
+    named = {spec for spec in maps.values() if isinstance(spec, str)}
+    return [name for name in table.columns if name in named or _holds_images(table[name])]
+
+
+def _holds_images(column: "pd.Series[Any]") -> bool:
+    cells = [cell for cell in column if not (isinstance(cell, float) and np.isnan(cell)) and cell is not None]
+    return bool(cells) and all(
+        isinstance(cell, SpatialImage | Path) or (isinstance(cell, str) and looks_like_image(cell.strip()))
+        for cell in cells
+    )
 
 
 def _resolve(table: pd.DataFrame, folder: Path, name: str, spec: MapSpec) -> list[ImageSource]:

@@ -115,6 +115,7 @@ def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[
 
 
 def _plain(column: "pd.Series[Any]") -> NDArray[Any]:
+    column = column.infer_objects()
     missing = column.isna().to_numpy()
     if pd.api.types.is_bool_dtype(column.dtype) and not missing.any():
         return column.to_numpy(dtype=bool)

@@ -15,7 +15,7 @@ from voxstack.grid import Grid
 from voxstack.kernels.least_squares import decompose
 from voxstack.models.blueprint import Missing, Model
 from voxstack.models.registry import MODELS
-from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names, validate
+from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
 
 
 def fit_glm(
@@ -71,7 +71,6 @@ def fit_glm(
     `voxstack.kernels.least_squares` tells how.
     """
     # Validate
-    validate(cohort, "cohort")
     blueprint = _choose(model, missing)
     name = _choose_map(cohort, variable)
     absent = [need for need in blueprint.needs if need != "map" and need not in map_names(cohort)]
@@ -115,6 +114,8 @@ def _choose(model: str, missing: str) -> Model:
 
 def _choose_map(cohort: xr.Dataset, variable: str | None) -> str:
     names = map_names(cohort)
+    if not names:
+        raise InputError("This is no cohort: it has no variable with the dimensions subject, x, y and z.")
     if variable is None and len(names) == 1:
         return names[0]
     if variable is None:

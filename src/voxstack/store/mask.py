@@ -33,7 +33,7 @@ def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDA
     """
     source = ImageSource(mask)
     header = source.header()
-    (values,) = read_maps([source], [header.order])
+    ((_, values),) = read_maps([source], [header.order])
     inside = np.nan_to_num(np.asarray(values, float)) != 0
     on_grid = nearest(inside.astype(np.uint8), header.grid().affine, grid.shape, grid.affine) != 0
     if not on_grid.any():

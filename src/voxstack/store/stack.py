@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from voxstack import plan
 from voxstack.errors import InputError, StoreError, VoxstackWarning
 from voxstack.grid import Grid
-from voxstack.io.sources import MapSpec, path_columns, resolve_maps
+from voxstack.io.sources import MapSpec, image_columns, resolve_maps
 from voxstack.io.tables import covariates, read_participants
 from voxstack.progress import track
 from voxstack.provenance import record
-from voxstack.run import Task, run, thread_count, worker_memory
+from voxstack.run import Task, run, threads_per_task, worker_memory
 from voxstack.schema import SPACE
 from voxstack.store import layout
 from voxstack.store.location import Location
@@ -54,7 +54,7 @@ def stack(
     Parameters
     ----------
     participants
-        DataFrame, or path of a TSV or CSV file. All columns but those that hold the maps become covariates.
+        DataFrame, or path of a TSV or CSV file. Its columns become covariates, but for those of images or their paths.
     store
         Folder (or URL of an object store) to write.
     maps
@@ -72,7 +72,8 @@ def stack(
     dtype
         Type of the stored maps.
     overwrite
-        Replace a cohort that is there. The old one stays until the new one is whole.
+        Replace a cohort that is there. In a folder the old one stays until the new one is whole; in an object store it
+        goes once all headers are checked.
     storage_options
         Credentials and settings of an object store.
     progress
@@ -95,23 +96,24 @@ def stack(
     # Validate
     table, folder = read_participants(participants, label)
     sources = resolve_maps(table, folder, maps)
-    kept = covariates(table, maps=maps, leave_out=path_columns(table, maps))
+    kept = covariates(table, maps=maps, leave_out=image_columns(table, maps))
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
     target = _Target.claim(Location.of(store, storage_options), overwrite=overwrite)
     labels = [str(subject) for subject in table.index]
     grid, placed = place(sources, labels)
     explicit, fraction = _resolve_mask(mask, folder, grid)
-    size = plan.subjects_per_batch(
-        len(labels), grid.shape, itemsize=np.dtype(dtype).itemsize, readers=1, memory=worker_memory()
-    )
+    readers = threads_per_task(-(-len(labels) // plan.SUBJECTS_PER_CHUNK))
+    memory = worker_memory() * readers  # tasks that use several threads are as many fewer
+    itemsize = np.dtype(dtype).itemsize
+    size = plan.subjects_per_batch(len(labels), grid.shape, itemsize=itemsize, readers=readers, memory=memory)
 
     # Compute
     zarr_store = target.begin()
     template = layout.cohort_template(grid, labels, kept, list(maps), dtype)
     layout.write_maps_metadata(zarr_store, template, list(maps), size)
     n_batches = -(-len(labels) // size)
-    tasks = _batches(placed, target.building, explicit, zero_is_missing=zero_is_missing, size=size)
+    tasks = _batches(placed, target.building, explicit, zero_is_missing=zero_is_missing, size=size, readers=readers)
     coverage: Coverage | None = None
     for _, counted in track(run(tasks), total=n_batches, description="stack", visible=progress):
         coverage = counted if coverage is None else coverage + counted
@@ -190,17 +192,15 @@ def _batches(
     *,
     zero_is_missing: bool,
     size: int,
+    readers: int,
 ) -> Iterator[Task]:
     n = len(next(iter(placed.values())))
-    n_batches = -(-n // size)
-    # Fewer batches than threads would leave cores idle while images are decoded.
-    readers = max(1, thread_count() // n_batches)
     outside = None if mask is None else ~mask
     for start in range(0, n, size):
         images = {name: of_map[start : start + size] for name, of_map in placed.items()}
         batch = Batch(start, images, location, outside, zero_is_missing, readers)
-        work = delayed(write_batch, pure=False)
-        yield Task(start, work(delayed(batch, traverse=False), dask_key_name=f"stack-{location.url}-{start}"))
+        work = delayed(write_batch, pure=False)(delayed(batch, traverse=False))
+        yield Task(start, work)
 
 
 def _resolve_mask(mask: Mask, folder: Path, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:

@@ -160,7 +160,8 @@ def write_batch(batch: Batch) -> Coverage:
         An image that cannot be read whole, holds infinities or has no data at all; it names the subject.
     """
     store = batch.location.open(read_only=False)
-    valid, informative, n_zero = None, [], []
+    valid: NDArray[np.bool_] | None = None
+    informative, n_zero = [], []
     for name, images in batch.maps.items():
         target = zarr.open_array(store, path=name, mode="r+")
         assert isinstance(target, zarr.Array)
@@ -169,22 +170,25 @@ def write_batch(batch: Batch) -> Coverage:
             # Volumes of one 4-D file are read in one go through it, by one thread.
             share = len(images) if images[0].source.volume is not None else 1
             parts = [slice(start, start + share) for start in range(0, len(images), share)]
-            jobs = [pool.submit(_fill, block[part], images[part], batch) for part in parts]
-            for job in jobs:
+            for job in [pool.submit(_fill, block[part], images[part], batch) for part in parts]:
                 job.result()
-        finite = ~np.isnan(block)
-        valid = finite if valid is None else valid & finite
-        zero = block == 0
-        n_zero.append(zero.sum(axis=0, dtype=np.int32))
-        informative.append((finite & ~zero).any(axis=0))
+        if valid is None:
+            valid = np.ones(block.shape, dtype=bool)
+        informative.append(np.zeros(block.shape[1:], dtype=bool))
+        n_zero.append(np.zeros(block.shape[1:], dtype=np.int32))
+        for row, present in zip(block, valid, strict=True):  # one subject at a time, to need little memory
+            known, zero = ~np.isnan(row), row == 0
+            present &= known
+            n_zero[-1] += zero
+            informative[-1] |= known & ~zero
         target[batch.start : batch.start + len(images)] = block
     assert valid is not None
     return Coverage(valid.sum(axis=0, dtype=np.int32), np.stack(informative), np.stack(n_zero))
 
 
 def _fill(block: NDArray[np.floating], images: Sequence[Placed], batch: Batch) -> None:
-    volumes = read_maps([image.source for image in images], [image.order for image in images])
-    for row, image, volume in zip(block, images, volumes, strict=True):
+    for number, volume in read_maps([image.source for image in images], [image.order for image in images]):
+        row, image = block[number], images[number]
         row[...] = np.flip(volume, image.flips)
         if np.isinf(row).any():
             raise InputError(
