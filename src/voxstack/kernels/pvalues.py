@@ -22,11 +22,12 @@ _UNDERFLOW = 1e-290
 def t_tail(t: ArrayLike, dof: ArrayLike) -> Float:
     """P(T >= t), of t >= 0, for Student's t: (v,) from (v,) and (v,) or ()."""
     t, dof = np.broadcast_arrays(np.asarray(t, float), np.asarray(dof, float))
+    tail = np.full(t.shape, np.nan)
     square = t * t
     # Each form is accurate where its argument is the small one of the two.
-    near = 0.5 * special.betaincc(0.5, dof / 2, square / (dof + square))
-    far = 0.5 * special.betainc(dof / 2, 0.5, dof / (dof + square))
-    tail: Float = np.where(square < dof, near, far)
+    near, far = square < dof, square >= dof
+    tail[near] = 0.5 * special.betaincc(0.5, dof[near] / 2, square[near] / (dof[near] + square[near]))
+    tail[far] = 0.5 * special.betainc(dof[far] / 2, 0.5, dof[far] / (dof[far] + square[far]))
     return tail
 
 
@@ -38,44 +39,50 @@ def t_to_p(t: ArrayLike, dof: ArrayLike, alternative: Alternative) -> Float:
     alternative
         "two-sided": P(\\|T\\| >= \\|t\\|); "greater": P(T >= t); "less": P(T <= t).
     """
-    t = np.asarray(t, float)
-    tail = t_tail(np.abs(t), dof)
-    if alternative == "two-sided":
-        return np.minimum(2 * tail, 1.0)
-    beyond = t >= 0 if alternative == "greater" else t <= 0
-    return np.where(np.isnan(t), np.nan, np.where(beyond, tail, 1 - tail))
+    return t_to_z_and_p(t, dof, alternative)[1]
 
 
 def t_to_z(t: ArrayLike, dof: ArrayLike) -> Float:
     """The normal deviate with the same tail and sign as t: (v,) from (v,) and (v,) or ()."""
+    return t_to_z_and_p(t, dof, "two-sided")[0]
+
+
+def t_to_z_and_p(t: ArrayLike, dof: ArrayLike, alternative: Alternative) -> tuple[Float, Float]:
+    """`t_to_z` and `t_to_p` together, from one evaluation of the tail."""
     t, dof = np.broadcast_arrays(np.asarray(t, float), np.asarray(dof, float))
-    size = np.abs(t)
-    tail = t_tail(size, dof)
+    tail = t_tail(np.abs(t), dof)
     z = -special.ndtri(tail)
     far = tail < _UNDERFLOW
     if far.any():
-        square = size[far] ** 2
-        log_tail = _log_betainc(dof[far] / 2, 0.5, dof[far] / (dof[far] + square)) + np.log(0.5)
-        z[far] = -special.ndtri_exp(log_tail)
-    signed: Float = np.copysign(z, t)
-    return signed
+        x = dof[far] / (dof[far] + t[far] ** 2)
+        z[far] = -special.ndtri_exp(_log_betainc(dof[far] / 2, 0.5, x) + np.log(0.5))
+    if alternative == "two-sided":
+        p = np.minimum(2 * tail, 1.0)
+    else:
+        p = np.where(t >= 0 if alternative == "greater" else t <= 0, tail, 1 - tail)
+    return np.copysign(z, t), p
 
 
 def f_to_p(f: ArrayLike, dof_num: ArrayLike, dof: ArrayLike) -> Float:
     """P(F >= f): (v,) from (v,) and (v,) or ()."""
-    return _f_tails(f, dof_num, dof)[0]
+    return f_to_z_and_p(f, dof_num, dof)[1]
 
 
 def f_to_z(f: ArrayLike, dof_num: ArrayLike, dof: ArrayLike) -> Float:
     """isf(P(F >= f)): the normal deviate with the same upper tail as F, negative where p > 0.5."""
+    return f_to_z_and_p(f, dof_num, dof)[0]
+
+
+def f_to_z_and_p(f: ArrayLike, dof_num: ArrayLike, dof: ArrayLike) -> tuple[Float, Float]:
+    """`f_to_z` and `f_to_p` together, from one evaluation of the tails."""
     f, dof_num, dof = np.broadcast_arrays(np.asarray(f, float), np.asarray(dof_num, float), np.asarray(dof, float))
     upper, lower = _f_tails(f, dof_num, dof)
-    z: Float = np.where(upper < 0.5, -special.ndtri(upper), special.ndtri(lower))
+    z = np.where(upper < 0.5, -special.ndtri(upper), special.ndtri(lower))
     far = upper < _UNDERFLOW
     if far.any():
-        a, b = dof[far] / 2, dof_num[far] / 2
-        z[far] = -special.ndtri_exp(_log_betainc(a, b, dof[far] / (dof[far] + dof_num[far] * f[far])))
-    return z
+        x = dof[far] / (dof[far] + dof_num[far] * f[far])
+        z[far] = -special.ndtri_exp(_log_betainc(dof[far] / 2, dof_num[far] / 2, x))
+    return z, upper
 
 
 def z_to_log10p(z: ArrayLike, alternative: Alternative) -> Float:
@@ -90,8 +97,8 @@ def z_to_log10p(z: ArrayLike, alternative: Alternative) -> Float:
     return result
 
 
-def _f_tails(f: ArrayLike, dof_num: ArrayLike, dof: ArrayLike) -> tuple[Float, Float]:
-    f, dof_num, dof = np.broadcast_arrays(np.asarray(f, float), np.asarray(dof_num, float), np.asarray(dof, float))
+def _f_tails(f: Float, dof_num: Float, dof: Float) -> tuple[Float, Float]:
+    """Upper and lower tail of F, (v,) each."""
     numerator = dof_num * f
     large = numerator > dof
     small_argument = np.where(large, dof, numerator) / (dof + numerator)

@@ -107,9 +107,9 @@ class _Test:
     def _row(self, fit: Mapping[str, NDArray[np.float64]], hypothesis: Contrast) -> dict[str, NDArray[np.float64]]:
         e = self.estimate(fit, hypothesis.weights, hypothesis.stat_type)
         if hypothesis.stat_type == "t":
-            z, p = pvalues.t_to_z(e.stat, e.dof), pvalues.t_to_p(e.stat, e.dof, self.alternative)
+            z, p = pvalues.t_to_z_and_p(e.stat, e.dof, self.alternative)
         else:
-            z, p = pvalues.f_to_z(e.stat, hypothesis.rank, e.dof), pvalues.f_to_p(e.stat, hypothesis.rank, e.dof)
+            z, p = pvalues.f_to_z_and_p(e.stat, hypothesis.rank, e.dof)
         return {"effect": e.effect, "variance": e.variance, "stat": e.stat, "z_score": z, "p_value": p}
 
 
