@@ -1,3 +1,4 @@
+from . import errors as errors
 from ._version import __version__ as __version__
 from .blocks import compute as compute
 from .design import make_design as make_design

@@ -287,7 +287,7 @@ def compute(dataset: xr.Dataset, *, progress: bool = False) -> xr.Dataset:
     dims = {name: dataset[name].dims for name in lazy}
     regions = list(_regions(dataset))
     tasks = (Task(number, _block(dataset, lazy, region)) for number, region in enumerate(regions))
-    for number, block in track(run(tasks), total=len(regions), description="compute", visible=progress):
+    for number, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
         region = regions[int(str(number))]
         for name in lazy:
             done[name][tuple(region.get(str(dim), slice(None)) for dim in dims[name])] = block[name].data

@@ -2,11 +2,11 @@
 
 import sys
 import threading
-from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import dask
@@ -36,13 +36,21 @@ class Task:
     work: Any
 
 
-def run(tasks: Iterable[Task]) -> Iterator[tuple[Hashable, Any]]:
+def run(tasks: Iterable[Task], *, together: bool = False) -> Iterator[tuple[Hashable, Any]]:
     """Execute tasks and yield (key, result) as each completes, in no particular order.
 
     Tasks run on the active Dask client if there is one, otherwise on a pool of threads of this process (as many as
     ``dask.config.get("num_workers")`` says, by default one per core). Only a window of tasks is in flight, so results
     that the caller has not taken yet do not pile up. A task whose worker died is given to another one, until workers
     die without any task completing.
+
+    Parameters
+    ----------
+    tasks
+        Made as they are needed.
+    together
+        Hand a client all tasks at once. Collections that share tasks must be: Dask optimises each graph that it is
+        handed by itself, and then finds two versions of one key (dask issue 9888).
 
     Raises
     ------
@@ -53,7 +61,7 @@ def run(tasks: Iterable[Task]) -> Iterator[tuple[Hashable, Any]]:
     if client is None:
         yield from _run_on_threads(iter(tasks))
     else:
-        yield from _run_on_client(client, iter(tasks))
+        yield from _run_on_client(client, iter(tasks), together)
 
 
 def _run_on_threads(tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
@@ -77,41 +85,37 @@ def _compute(work: Any) -> Any:
     return compute(work, scheduler="synchronous")[0]
 
 
-def _run_on_client(client: Any, tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
+def _run_on_client(client: Any, tasks: Iterator[Task], together: bool) -> Iterator[tuple[Hashable, Any]]:
     from distributed import as_completed
     from distributed.scheduler import KilledWorker
 
-    lost: deque[Task] = deque()
-    retries: dict[Hashable, int] = {}
     in_flight: dict[str, tuple[Task, Any]] = {}
+    deaths = 0  # since a task was last completed
     completed = as_completed()
-
-    def submit(task: Task) -> None:
-        future = client.compute(task.work)
-        in_flight[future.key] = task, future
-        completed.add(future)
-
     try:
         while True:
-            window = max(2 * sum(client.nthreads().values()), 2)
-            while len(in_flight) < window and (task := lost.popleft() if lost else next(tasks, None)) is not None:
-                submit(task)
+            room = None if together else max(2 * sum(client.nthreads().values()), 2) - len(in_flight)
+            new = list(islice(tasks, room))
+            for task, future in zip(new, client.compute([task.work for task in new]), strict=True):
+                in_flight[future.key] = task, future
+                completed.add(future)
             if not in_flight:
                 return
             future = next(completed)
-            task, _ = in_flight.pop(future.key)
             if future.status == "error" and isinstance(future.exception(), KilledWorker):
-                retries[task.key] = retries.get(task.key, 0) + 1
-                if retries[task.key] > _FRUITLESS_RETRIES:
+                deaths += 1
+                if deaths > _FRUITLESS_RETRIES:
                     raise VoxstackError(
                         f"Workers died {_FRUITLESS_RETRIES} times in a row without completing a task. They probably "
                         "run out of memory: give each worker more, or fewer threads, and call again."
                     ) from future.exception()
-                future.release()
-                lost.append(task)
+                future.retry()
+                completed.add(future)
                 continue
+            task, _ = in_flight.pop(future.key)
             result = future.result()
-            retries.clear()
+            future.release()
+            deaths = 0
             yield task.key, result
     finally:
         client.cancel([future for _, future in in_flight.values()])

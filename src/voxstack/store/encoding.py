@@ -47,6 +47,8 @@ def encode(dataset: xr.Dataset, encoding: dict[str, dict[str, Any]]) -> dict[str
 def decode(flat: xr.Dataset) -> xr.Dataset:
     """A labelled dataset from what was opened: coordinates and grid indexes restored, all small variables in memory."""
     attrs = dict(flat.attrs)
+    for variable in flat.variables.values():
+        variable.attrs.pop("_FillValue", None)  # how Zarr says that absent chunks are NaN; nothing to tell users
     flat = flat.set_coords([name for name in attrs.pop("coordinates", []) if name in flat.variables])
     flat.attrs = attrs
     for name in [n for n, c in flat.coords.items() if n not in flat.dims or c.dtype.kind in "OT"]:

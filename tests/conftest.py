@@ -1,0 +1,32 @@
+"""Fixtures that several test files share."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def _outside(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / default))
+    if not folder.is_dir():
+        pytest.skip(f"the data folder {folder.name} is not here; {variable} names it")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real cohorts with known results."""
+    return _outside("VOXSTACK_DATA", "../shared/data")
+
+
+@pytest.fixture(scope="session")
+def wager_table(data_folder: Path) -> pd.DataFrame:
+    """Covariates X and Y of the 30 subjects of Wager et al. 2008, and the paths of their maps."""
+    folder = data_folder / "wager2008"
+    table = pd.read_csv(folder / "X_Y_data.txt", sep="\t").set_axis(["X", "Y"], axis=1)
+    images = sorted((folder / "maps").glob("*.img"))
+    table["path"] = [str(image.resolve()) for image in images]
+    return table.assign(participant_id=[f"sub-{i + 1:02d}" for i in range(len(table))])

@@ -1,0 +1,675 @@
+"""From images and a table to a cohort: what is stored, what is refused, and when it is published."""
+
+import json
+import platform
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dask
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+import zarr
+from distributed import Client, LocalCluster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
+
+import voxstack as vx
+from voxstack.errors import GridMismatch, InputError, StoreError, VoxstackWarning
+
+SHAPE = (4, 5, 3)
+AFFINE = np.array([[2.0, 0, 0, -3], [0, 2.5, 0, -5], [0, 0, 3, 1], [0, 0, 0, 1]])
+MAPS = {"effect": "path"}
+
+
+def noise(n: int, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((n, *shape)).astype("float32")
+
+
+def save(folder: Path, volumes: NDArray[Any], *, name: str = "effect", affine: NDArray[Any] = AFFINE) -> pd.DataFrame:
+    """Write one image a subject and the table that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = [f"sub-{i:02d}" for i in range(len(volumes))]
+    for label, volume in zip(labels, volumes, strict=True):
+        nib.Nifti1Image(volume, affine).to_filename(folder / f"{label}_{name}.nii.gz")
+    table = pd.DataFrame({"participant_id": labels, "path": [f"{label}_{name}.nii.gz" for label in labels]})
+    table.to_csv(folder / "participants.tsv", sep="\t", index=False)
+    return table
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+def break_inside(path: Path) -> None:
+    """Damage a large image so that its header and its length still look right."""
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-60] + bytes(30) + raw[-30:])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save(tmp_path / "maps", noise(5))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=":0") as cluster:
+        yield cluster
+
+
+class TestValues:
+    @settings(deadline=None, max_examples=20)
+    @given(data=st.data())
+    def test_what_is_stored_is_what_nibabel_reads(
+        self, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+    ) -> None:
+        """Any mixture of types, scalings, byte orders and containers; missing values anywhere."""
+        folder = tmp_path_factory.mktemp("mixture")
+        n = data.draw(st.integers(1, 7))
+        rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+        paths = []
+        for i in range(n):
+            header = nib.Nifti1Header(endianness=data.draw(st.sampled_from("<>")))
+            kind = data.draw(st.sampled_from(["int16", "float32", "float64"]))
+            values = rng.normal(3, 5, SHAPE)
+            if kind != "int16":
+                values[rng.random(SHAPE) < 0.2] = np.nan
+            header.set_data_dtype(kind)  # nibabel scales what it writes as int16
+            paths.append(folder / f"{i}{data.draw(st.sampled_from(['.nii', '.nii.gz']))}")
+            nib.Nifti1Image(values, AFFINE, header).to_filename(paths[-1])
+        dtype = data.draw(st.sampled_from(["float32", "float64"]))
+        table = pd.DataFrame({"participant_id": [f"s{i}" for i in range(n)], "path": paths})
+        cohort = vx.stack(table, folder / "c.zarr", maps=MAPS, mask=1 / n, dtype=dtype)
+        expected = np.stack([np.asarray(nib.load(path).dataobj) for path in paths]).astype(dtype)
+        assert cohort["effect"].dtype == dtype
+        np.testing.assert_array_equal(cohort["effect"].values, expected)
+        valid = (~np.isnan(expected)).sum(axis=0)
+        np.testing.assert_array_equal(cohort["n_valid"], valid)
+        np.testing.assert_array_equal(cohort["mask"], valid > 0)
+
+    def test_labels_positions_and_attributes(self, folder: Path) -> None:
+        cohort = vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+        assert cohort["subject"].values.tolist() == [f"sub-{i:02d}" for i in range(5)]
+        assert cohort["effect"].dims == ("subject", "x", "y", "z")
+        np.testing.assert_allclose(cohort["x"], -3 + 2 * np.arange(4))
+        np.testing.assert_allclose(cohort["z"], 1 + 3 * np.arange(3))
+        assert cohort["x"].attrs == {"long_name": "x", "units": "mm"}
+        assert cohort["effect"].attrs == {"long_name": "subject maps"}
+        assert cohort.attrs["kind"] == "cohort"
+        xr.testing.assert_identical(cohort.load(), vx.open_cohort(str(folder / "c.zarr")).load())
+
+    @pytest.mark.parametrize("n", [70, 129])
+    def test_chunks_are_of_64_subjects_and_32_voxels_a_side(self, tmp_path: Path, n: int) -> None:
+        volumes = noise(n, (34, 2, 2))
+        images = [nib.Nifti1Image(volume, AFFINE) for volume in volumes]
+        table = pd.DataFrame({"participant_id": [f"{i:03d}" for i in range(n)], "image": images})
+        cohort = vx.stack(table, tmp_path / "c.zarr", maps={"effect": "image"})
+        assert zarr.open_array(tmp_path / "c.zarr", path="effect", mode="r").chunks == (64, 32, 2, 2)
+        assert cohort["effect"].chunks == ((*[64] * (n // 64), n % 64), (32, 2), (2,), (2,))
+        np.testing.assert_array_equal(cohort["effect"].values, volumes)
+
+    def test_smaller_batches_where_memory_is_short_hold_the_same(self, tmp_path: Path) -> None:
+        volumes = noise(12, (20, 20, 20))
+        save(tmp_path / "maps", volumes)
+        with dask.config.set({"voxstack.memory-limit": "800kB", "num_workers": 2}):
+            cohort = vx.stack(tmp_path / "maps" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        assert cohort["effect"].chunks[0][0] < 12
+        np.testing.assert_array_equal(cohort["effect"].values, volumes)
+        np.testing.assert_array_equal(cohort["n_valid"], np.full((20, 20, 20), 12))
+        with dask.config.set({"voxstack.memory-limit": "10kB"}), pytest.raises(InputError, match="20 x 20 x 20 voxels"):
+            vx.stack(tmp_path / "maps" / "participants.tsv", tmp_path / "d.zarr", maps=MAPS)
+
+    @pytest.mark.parametrize("axes", [(0,), (1, 2), (0, 1, 2)])
+    def test_flipped_copies_are_stacked_without_loss(self, tmp_path: Path, axes: tuple[int, ...]) -> None:
+        volumes = noise(3)
+        ornt = np.array([[axis, -1 if axis in axes else 1] for axis in range(3)])
+        flipped = nib.Nifti1Image(volumes[1], AFFINE).as_reoriented(ornt)
+        images = [nib.Nifti1Image(volumes[0], AFFINE), flipped, nib.Nifti1Image(volumes[2], AFFINE)]
+        table = pd.DataFrame({"participant_id": list("abc"), "image": images})
+        cohort = vx.stack(table, tmp_path / "c.zarr", maps={"effect": "image"})
+        np.testing.assert_array_equal(cohort["effect"].values, volumes)
+        other_way = vx.stack(table.iloc[[1, 0, 2]], tmp_path / "d.zarr", maps={"effect": "image"})
+        for position in [(-3, -5, 1), (3, 0, 7)]:
+            here, there = vx.at_mm(cohort, *position)["effect"], vx.at_mm(other_way, *position)["effect"]
+            xr.testing.assert_equal(here.sel(subject=list("abc")), there.sel(subject=list("abc")))
+
+    def test_store_as_url(self, folder: Path) -> None:
+        table = folder / "maps" / "participants.tsv"
+        local = vx.stack(table, f"file://{folder / 'c.zarr'}", maps=MAPS)
+        remote = vx.stack(table, "memory://bucket/c.zarr", maps=MAPS)
+        xr.testing.assert_identical(local.load(), remote.load())
+        xr.testing.assert_identical(vx.open_cohort("memory://bucket/c.zarr").load(), local)
+
+
+class TestSources:
+    @pytest.mark.parametrize("ending", [".nii", ".nii.gz", ".img", "memory"])
+    def test_one_image_of_four_dimensions(self, tmp_path: Path, ending: str) -> None:
+        volumes = noise(6)
+        kind = nib.Nifti1Pair if ending == ".img" else nib.Nifti1Image
+        image = kind(np.moveaxis(volumes, 0, -1), AFFINE)
+        image.to_filename(tmp_path / f"all{ending if ending != 'memory' else '.nii'}")
+        table = pd.DataFrame({"participant_id": [f"s{i}" for i in range(6)], "age": range(6)})
+        spec = image if ending == "memory" else tmp_path / f"all{ending}"
+        cohort = vx.stack(table, tmp_path / "c.zarr", maps={"effect": spec})
+        np.testing.assert_array_equal(cohort["effect"].values, volumes)
+        assert cohort["age"].values.tolist() == list(range(6))
+
+    @pytest.mark.parametrize("ending", [".nii", ".img", "memory"])
+    @pytest.mark.parametrize("shape", [(4, 5, 3), (4, 5, 3, 1)])
+    def test_one_image_for_one_row(self, tmp_path: Path, ending: str, shape: tuple[int, ...]) -> None:
+        kind = nib.Nifti1Pair if ending == ".img" else nib.Nifti1Image
+        image = kind(noise(1).reshape(shape), AFFINE)
+        image.to_filename(tmp_path / f"one{ending if ending != 'memory' else '.nii'}")
+        spec = image if ending == "memory" else tmp_path / f"one{ending}"
+        cohort = vx.stack(pd.DataFrame({"participant_id": ["a"]}), tmp_path / "c.zarr", maps={"effect": spec})
+        np.testing.assert_array_equal(cohort["effect"].values, noise(1))
+
+    @pytest.mark.parametrize("shape", [(4, 5, 3, 1, 6), (4, 5, 3, 6, 1)])
+    def test_volumes_along_a_fifth_axis(self, tmp_path: Path, shape: tuple[int, ...]) -> None:
+        volumes = noise(6)
+        nib.Nifti1Image(np.moveaxis(volumes, 0, -1).reshape(shape), AFFINE).to_filename(tmp_path / "all.nii.gz")
+        table = pd.DataFrame({"participant_id": [f"s{i}" for i in range(6)]})
+        cohort = vx.stack(table, tmp_path / "c.zarr", maps={"effect": tmp_path / "all.nii.gz"})
+        np.testing.assert_array_equal(cohort["effect"].values, volumes)
+
+    def test_pattern_and_table_in_another_folder(self, folder: Path) -> None:
+        (folder / "table").mkdir()
+        shutil.move(folder / "maps" / "participants.tsv", folder / "table" / "p.tsv")
+        cohort = vx.stack(
+            folder / "table" / "p.tsv", folder / "c.zarr", maps={"effect": "../maps/{participant_id}_effect.nii.gz"}
+        )
+        np.testing.assert_array_equal(cohort["effect"].values, noise(5))
+        assert "path" not in cohort.coords
+
+    def test_several_maps_count_coverage_together(self, tmp_path: Path) -> None:
+        effect, variance = noise(4, seed=1), noise(4, seed=2) ** 2
+        effect[0, 0, 0, 0] = effect[:, 1, 1, 1] = variance[3, 2, 2, 2] = np.nan
+        save(tmp_path / "m", variance, name="variance")
+        save(tmp_path / "m", effect)
+        maps = {"effect": "path", "variance": "{participant_id}_variance.nii.gz"}
+        cohort = vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=maps)
+        assert set(cohort.data_vars) == {"effect", "variance", "n_valid"}
+        np.testing.assert_array_equal(cohort["effect"].values, effect)
+        np.testing.assert_array_equal(cohort["variance"].values, variance)
+        valid = (np.isfinite(effect) & np.isfinite(variance)).sum(axis=0)
+        np.testing.assert_array_equal(cohort["n_valid"], valid)
+        np.testing.assert_array_equal(cohort["mask"], valid == 4)
+
+
+class TestCovariates:
+    def test_every_kind_survives_the_store(self, folder: Path) -> None:
+        table = pd.DataFrame(
+            {
+                "participant_id": [f"sub-{i:02d}" for i in range(5)],
+                "path": [str(folder / "maps" / f"sub-{i:02d}_effect.nii.gz") for i in range(5)],
+                "age": [20.5, np.nan, 31, 44, 60],
+                "runs": [1, 2, 3, 4, -5],
+                "visits": pd.Series([1, None, 3, 4, 5], dtype="Int64"),
+                "smoker": [True, False, True, True, False],
+                "sex": pd.Series(["F", "M", None, "F", "M"], dtype="category"),
+                "site": ["Köln", "北京", "a b", "", "n"],
+            }
+        )
+        stacked = vx.stack(table, folder / "c.zarr", maps=MAPS)
+        for cohort in (stacked, vx.open_cohort(folder / "c.zarr")):
+            np.testing.assert_array_equal(cohort["age"], table["age"])
+            assert cohort["age"].dtype == np.float64
+            np.testing.assert_array_equal(cohort["visits"], [1, np.nan, 3, 4, 5])
+            assert cohort["runs"].dtype == np.int64
+            assert cohort["runs"].values.tolist() == [1, 2, 3, 4, -5]
+            assert cohort["smoker"].dtype == np.bool_
+            assert cohort["smoker"].values.tolist() == [True, False, True, True, False]
+            assert cohort["sex"].values[[0, 1, 3, 4]].tolist() == ["F", "M", "F", "M"]
+            assert np.isnan(cohort["sex"].values[2])
+            assert cohort["site"].values.tolist() == ["Köln", "北京", "a b", "", "n"]
+            assert "path" not in cohort.coords
+            assert cohort["age"].dims == ("subject",)
+
+    @pytest.mark.parametrize("name", ["weight/height", "", "."])
+    def test_names_that_a_store_cannot_hold_are_refused_before_anything_is_read(self, folder: Path, name: str) -> None:
+        table = pd.read_csv(folder / "maps" / "participants.tsv", sep="\t")
+        table["path"] = [str(folder / "maps" / path) for path in table["path"]]
+        with pytest.raises(InputError, match=f"called .*{re.escape(name)}"):
+            vx.stack(table.assign(**{name: 1}), folder / "c.zarr", maps=MAPS)
+        with pytest.raises(InputError, match=f"called .*{re.escape(name)}"):
+            vx.stack(table, folder / "c.zarr", maps={name: "path"})
+        assert not (folder / "c.zarr").exists()
+
+    def test_name_of_a_map_is_refused(self, folder: Path) -> None:
+        table = pd.read_csv(folder / "maps" / "participants.tsv", sep="\t").assign(effect=1.0)
+        with pytest.raises(InputError, match="covariate cannot be called effect"):
+            vx.stack(table, folder / "c.zarr", maps=MAPS)
+
+
+class TestMask:
+    def stack(self, folder: Path, volumes: NDArray[Any], **options: Any) -> xr.Dataset:
+        save(folder / "m", volumes)
+        return vx.stack(folder / "m" / "participants.tsv", folder / "c.zarr", maps=MAPS, **options)
+
+    def test_intersection(self, tmp_path: Path) -> None:
+        volumes = noise(4)
+        volumes[2, 1, 1, 1] = volumes[:, 0, 0, 0] = np.nan
+        np.testing.assert_array_equal(self.stack(tmp_path, volumes)["mask"], ~np.isnan(volumes).any(axis=0))
+
+    @pytest.mark.parametrize(("fraction", "needed"), [(0.3, 3), (0.7, 7), (0.1, 1), (1, 10), (0.31, 4), (0.05, 1)])
+    def test_fraction_of_the_subjects_that_must_have_data(self, tmp_path: Path, fraction: float, needed: int) -> None:
+        volumes = noise(10, (11, 2, 1))
+        for missing in range(11):
+            volumes[:missing, missing] = np.nan
+        mask = self.stack(tmp_path, volumes, mask=fraction)["mask"].values
+        assert mask[:, 0, 0].tolist() == [10 - missing >= needed for missing in range(11)]
+
+    @pytest.mark.parametrize("fraction", [0, 0.0, -0.5, 1.01, 2, np.nan, True])
+    def test_fraction_out_of_range(self, folder: Path, fraction: float) -> None:
+        with pytest.raises(InputError, match="above 0 and at most 1"):
+            vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS, mask=fraction)
+        assert not (folder / "c.zarr").exists()
+
+    def test_voxels_without_information_are_outside(self, tmp_path: Path) -> None:
+        volumes = noise(4)
+        volumes[:, 0, 0, 0] = 0
+        volumes[:2, 0, 0, 1], volumes[2:, 0, 0, 1] = 0, np.nan
+        mask = self.stack(tmp_path, volumes, mask=0.25)["mask"].values
+        assert not mask[0, 0, :2].any()
+        assert mask.sum() == mask.size - 2
+
+    @pytest.mark.parametrize("in_memory", [False, True])
+    def test_image_on_another_grid_by_nearest_neighbour(self, tmp_path: Path, in_memory: bool) -> None:
+        inside = (np.random.default_rng(3).random((9, 7, 8)) < 0.5).astype("float32")
+        inside[0, 0, 0] = np.nan
+        affine = np.array([[-1.1, 0, 0, 4.6], [0.1, 1.9, 0, -6.2], [0, 0, 1.3, -1.1], [0, 0, 0, 1]])
+        image = nib.Nifti1Image(inside, affine)
+        (tmp_path / "m").mkdir()
+        image.to_filename(tmp_path / "m" / "brain.nii.gz")
+        volumes = noise(3)
+        cohort = self.stack(tmp_path, volumes, mask=image if in_memory else "brain.nii.gz")
+        expected = np.zeros(SHAPE, bool)
+        for voxel in np.ndindex(SHAPE):
+            there = np.rint(apply_affine(np.linalg.inv(affine), apply_affine(AFFINE, voxel))).astype(int)
+            if np.all((there >= 0) & (there < inside.shape)):
+                expected[voxel] = inside[tuple(there)] == 1
+        assert 5 < expected.sum() < 50
+        np.testing.assert_array_equal(cohort["mask"], expected)
+        np.testing.assert_array_equal(cohort["effect"].values, np.where(expected, volumes, np.nan))
+        np.testing.assert_array_equal(cohort["n_valid"], 3 * expected)
+
+    def test_explicit_mask_does_not_ask_for_every_subject(self, tmp_path: Path) -> None:
+        volumes = noise(3)
+        volumes[0, 0] = np.nan
+        mask = nib.Nifti1Image(np.ones(SHAPE, "uint8"), AFFINE)
+        assert self.stack(tmp_path, volumes, mask=mask)["mask"].values.all()
+
+    def test_empty_masks_are_refused(self, tmp_path: Path) -> None:
+        nothing = nib.Nifti1Image(np.zeros(SHAPE, "uint8"), AFFINE)
+        with pytest.raises(InputError, match="mask .* is empty or does not overlap the maps, which have 4 x 5 x 3"):
+            self.stack(tmp_path, noise(3), mask=nothing)
+        elsewhere = nib.Nifti1Image(np.ones(SHAPE, "uint8"), AFFINE + np.eye(4, k=3) * 500)
+        with pytest.raises(InputError, match="does not overlap"):
+            self.stack(tmp_path, noise(3), mask=elsewhere)
+        volumes = noise(2)
+        volumes[0, :2], volumes[1, 2:] = np.nan, np.nan
+        with pytest.raises(InputError, match=r"No voxel is left.*data of 1 of 2 subjects"):
+            self.stack(tmp_path, volumes)
+        assert not (tmp_path / "c.zarr" / "zarr.json").exists()
+
+    def test_mask_that_is_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"brain\.nii: there is no such file"):
+            self.stack(tmp_path, noise(2), mask="brain.nii")
+
+
+class TestZeros:
+    @pytest.fixture
+    def volumes(self) -> NDArray[np.float32]:
+        """Zero in some subjects at 4 voxels, in all at one more, missing in all but a zero at another."""
+        volumes = noise(4)
+        volumes[1:3, :2, :2, 0] = 0
+        volumes[:, 3, 3, 1] = 0
+        return volumes
+
+    def test_zeros_of_some_subjects_are_kept_with_a_warning_that_counts(
+        self, tmp_path: Path, volumes: NDArray[np.float32]
+    ) -> None:
+        save(tmp_path / "m", volumes)
+        with pytest.warns(VoxstackWarning, match=r"^4 voxels of 'effect' within the mask.*zero_is_missing=True"):
+            cohort = vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        np.testing.assert_array_equal(cohort["effect"].values, volumes)
+        assert cohort["mask"].values[:2, :2, 0].all()
+        assert not cohort["mask"].values[3, 3, 1]
+
+    def test_zeros_are_missing_where_asked(self, tmp_path: Path, volumes: NDArray[np.float32]) -> None:
+        save(tmp_path / "m", volumes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cohort = vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS, zero_is_missing=True)
+        np.testing.assert_array_equal(cohort["effect"].values, np.where(volumes == 0, np.nan, volumes))
+        np.testing.assert_array_equal(cohort["n_valid"], (volumes != 0).sum(axis=0))
+        np.testing.assert_array_equal(cohort["mask"], (volumes != 0).all(axis=0))
+
+
+class TestRefused:
+    def test_lattices_that_differ_name_all_their_files(self, tmp_path: Path) -> None:
+        save(tmp_path / "m", noise(6))
+        moved = AFFINE.copy()
+        moved[0, 3] += 0.01
+        nib.Nifti1Image(noise(1)[0], moved).to_filename(tmp_path / "m" / "sub-02_effect.nii.gz")
+        nib.Nifti1Image(noise(1)[0, 1:], AFFINE).to_filename(tmp_path / "m" / "sub-05_effect.nii.gz")
+        with pytest.raises(GridMismatch) as error:
+            vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        told = str(error.value)
+        assert re.findall(r"sub-0\d_effect", told) == ["sub-00_effect", "sub-02_effect", "sub-05_effect"]
+        assert "4 x 5 x 3 voxels of 2 x 2.5 x 3 mm" in told
+        assert "3 x 5 x 3 voxels" in told
+        assert not (tmp_path / "c.zarr").exists()
+
+    def test_lattices_within_the_tolerance_are_one(self, tmp_path: Path) -> None:
+        images = [nib.Nifti1Image(volume, AFFINE + np.eye(4, k=3) * 4e-4 * i) for i, volume in enumerate(noise(3))]
+        table = pd.DataFrame({"participant_id": list("abc"), "image": images})
+        cohort = vx.stack(table, tmp_path / "c.zarr", maps={"effect": "image"})
+        np.testing.assert_array_equal(cohort["effect"].values, noise(3))
+
+    def test_all_bad_files_are_reported_together(self, tmp_path: Path) -> None:
+        save(tmp_path / "m", noise(7))
+        paths = [tmp_path / "m" / f"sub-{i:02d}_effect.nii.gz" for i in range(7)]
+        paths[0].unlink()
+        paths[2].write_bytes(paths[2].read_bytes()[:-20])
+        paths[3].write_text("not an image")
+        nib.Nifti1Image(noise(2).transpose(1, 2, 3, 0), AFFINE).to_filename(paths[4])
+        nib.Nifti1Image(noise(1)[0] + 1j, AFFINE).to_filename(paths[5])
+        nib.Nifti1Image(noise(1)[0], AFFINE * 2).to_filename(paths[6])
+        with pytest.raises(InputError, match="5 images cannot be used") as error:
+            vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        told = str(error.value)
+        for number, reason in [(0, "no such"), (2, "truncated"), (3, "not a"), (4, "2 volumes"), (5, "complex")]:
+            assert re.search(rf"sub-0{number}: .*sub-0{number}_effect\.nii\.gz.*{reason}", told)
+        assert re.search(r"1 images? lies? on another lattice|sub-06: .*voxels", told)
+        assert "sub-01:" not in told
+        assert "Nothing was written" in told
+        assert not (tmp_path / "c.zarr").exists()
+
+    @pytest.mark.parametrize(
+        ("value", "options", "says"),
+        [
+            (np.nan, {}, r"sub-01: .*sub-01_effect\.nii\.gz has no data: every voxel is missing"),
+            (0, {"zero_is_missing": True}, r"sub-01: .* has no data"),
+            (np.inf, {}, r"sub-01: .*sub-01_effect\.nii\.gz holds 60 infinite values in float32"),
+            (-np.inf, {"dtype": "float64"}, r"sub-01: .* holds 60 infinite values in float64"),
+        ],
+    )
+    def test_maps_without_usable_values(self, tmp_path: Path, value: float, options: Any, says: str) -> None:
+        volumes = noise(3)
+        volumes[1] = value
+        save(tmp_path / "m", volumes)
+        with pytest.raises(InputError, match=says):
+            vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS, **options)
+        assert not (tmp_path / "c.zarr" / "zarr.json").exists()
+
+    @pytest.mark.filterwarnings("ignore:overflow encountered")
+    def test_values_beyond_the_stored_type(self, tmp_path: Path) -> None:
+        volumes = noise(2).astype("float64")
+        volumes[1, 0, 0, 0] = 1e300
+        save(tmp_path / "m", volumes)
+        with pytest.raises(InputError, match="sub-01: .* holds 1 infinite values in float32"):
+            vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        cohort = vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS, dtype="float64")
+        assert cohort["effect"].values[1, 0, 0, 0] == 1e300
+
+    def test_no_data_inside_an_explicit_mask(self, tmp_path: Path) -> None:
+        volumes = noise(3)
+        volumes[1, 2:] = np.nan
+        save(tmp_path / "m", volumes)
+        mask = np.zeros(SHAPE, "uint8")
+        mask[2:] = 1
+        with pytest.raises(InputError, match="sub-01: .* has no data inside the mask"):
+            vx.stack(
+                tmp_path / "m" / "participants.tsv",
+                tmp_path / "c.zarr",
+                maps=MAPS,
+                mask=nib.Nifti1Image(mask, AFFINE),
+            )
+
+    def test_other_types_of_store(self, folder: Path) -> None:
+        with pytest.raises(InputError, match="dtype must be"):
+            vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS, dtype="int16")
+        assert not (folder / "c.zarr").exists()
+
+
+class TestPublishing:
+    def test_an_existing_store_is_left_alone(self, folder: Path) -> None:
+        table = folder / "maps" / "participants.tsv"
+        vx.stack(table, folder / "c.zarr", maps=MAPS)
+        before = content(folder / "c.zarr")
+        with pytest.raises(StoreError, match=r"c\.zarr exists already.*overwrite=True"):
+            vx.stack(table, folder / "c.zarr", maps=MAPS)
+        assert content(folder / "c.zarr") == before
+
+    def test_overwrite_replaces_a_cohort_and_leaves_nothing_behind(self, folder: Path) -> None:
+        vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+        save(folder / "other", noise(3, seed=9))
+        cohort = vx.stack(folder / "other" / "participants.tsv", folder / "c.zarr", maps=MAPS, overwrite=True)
+        np.testing.assert_array_equal(cohort["effect"].values, noise(3, seed=9))
+        assert {path.name for path in folder.iterdir()} == {"maps", "other", "c.zarr"}
+
+    def test_the_old_cohort_stays_if_the_new_one_fails_half_way(self, folder: Path) -> None:
+        vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+        before = content(folder / "c.zarr")
+        volumes = noise(3, (20, 40, 40))
+        save(folder / "other", volumes)
+        good = (folder / "other" / "sub-01_effect.nii.gz").read_bytes()
+        break_inside(folder / "other" / "sub-01_effect.nii.gz")
+        with pytest.raises(InputError, match=r"sub-01_effect\.nii\.gz"):
+            vx.stack(folder / "other" / "participants.tsv", folder / "c.zarr", maps=MAPS, overwrite=True)
+        assert content(folder / "c.zarr") == before
+        assert vx.open_cohort(folder / "c.zarr").sizes["subject"] == 5
+        (folder / "other" / "sub-01_effect.nii.gz").write_bytes(good)
+        cohort = vx.stack(folder / "other" / "participants.tsv", folder / "c.zarr", maps=MAPS, overwrite=True)
+        np.testing.assert_array_equal(cohort["effect"].values, volumes)
+        assert {path.name for path in folder.iterdir()} == {"maps", "other", "c.zarr"}
+
+    @pytest.mark.parametrize("overwrite", [False, True])
+    def test_what_is_no_cohort_is_never_overwritten(self, folder: Path, overwrite: bool) -> None:
+        (folder / "file").write_text("mine")
+        (folder / "thesis").mkdir()
+        (folder / "thesis" / "chapter.txt").write_text("years of work")
+        zarr.open_group(folder / "group.zarr", mode="w", attributes={"other": True})
+        before = content(folder)
+        for name in ("file", "thesis", "group.zarr"):
+            with pytest.raises(StoreError, match=name):
+                vx.stack(folder / "maps" / "participants.tsv", folder / name, maps=MAPS, overwrite=overwrite)
+        assert content(folder) == before
+
+    def test_a_result_is_not_overwritten_with_a_cohort(self, folder: Path) -> None:
+        cohort = vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+        vx.save_results(vx.fit_glm(cohort, "~ 1"), folder / "r.zarr")
+        before = content(folder / "r.zarr")
+        with pytest.raises(StoreError, match="it is a fit"):
+            vx.stack(folder / "maps" / "participants.tsv", folder / "r.zarr", maps=MAPS, overwrite=True)
+        assert content(folder / "r.zarr") == before
+
+    def test_an_empty_folder_is_taken(self, folder: Path) -> None:
+        (folder / "c.zarr").mkdir()
+        assert vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS).sizes["subject"] == 5
+
+    def test_a_stopped_stacking_is_no_cohort_and_can_be_called_again(self, tmp_path: Path) -> None:
+        save(tmp_path / "m", noise(3, (20, 40, 40)))
+        broken = tmp_path / "m" / "sub-02_effect.nii.gz"
+        good = broken.read_bytes()
+        break_inside(broken)
+        with pytest.raises(InputError, match=r"sub-02_effect\.nii\.gz"):
+            vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        assert (tmp_path / "c.zarr" / "stack.partial").exists()
+        assert not (tmp_path / "c.zarr" / "zarr.json").exists()
+        with pytest.raises(StoreError, match=r"c\.zarr is not finished.*Call stack again"):
+            vx.open_cohort(tmp_path / "c.zarr")
+        broken.write_bytes(good)
+        vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "fresh.zarr", maps=MAPS)
+        assert content(tmp_path / "c.zarr") == content(tmp_path / "fresh.zarr")
+        assert "stack.partial" not in content(tmp_path / "c.zarr")
+
+    def test_root_metadata_are_the_last_key_written(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        written = []
+        original = zarr.storage.LocalStore.set
+
+        async def recording(store: Any, key: str, value: Any, **options: Any) -> None:
+            written.append(key)
+            await original(store, key, value, **options)
+
+        monkeypatch.setattr(zarr.storage.LocalStore, "set", recording)
+        vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+        assert written.count("zarr.json") == 1
+        assert written[-1] == "zarr.json"
+        assert set(written) >= {"effect/c/0/0/0/0", "mask/zarr.json", "subject/c/0"}
+        consolidated = json.loads((folder / "c.zarr" / "zarr.json").read_text())["consolidated_metadata"]["metadata"]
+        assert {"effect", "mask", "n_valid", "subject", "x", "y", "z"} <= set(consolidated)
+
+    def test_what_is_no_cohort_cannot_be_opened(self, folder: Path) -> None:
+        with pytest.raises(StoreError, match=r"There is no cohort at .*nowhere\.zarr"):
+            vx.open_cohort(folder / "nowhere.zarr")
+        with pytest.raises(StoreError, match=r"maps is not a voxstack cohort: it has no zarr\.json"):
+            vx.open_cohort(folder / "maps")
+        zarr.open_group(folder / "g.zarr", mode="w")
+        with pytest.raises(StoreError, match=r"g\.zarr is not a voxstack cohort"):
+            vx.open_cohort(folder / "g.zarr")
+
+    def test_a_newer_cohort_asks_for_an_upgrade(self, folder: Path) -> None:
+        vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+        root = folder / "c.zarr" / "zarr.json"
+        metadata = json.loads(root.read_text())
+        metadata["attributes"]["schema_version"] = 99
+        root.write_text(json.dumps(metadata))
+        with pytest.raises(StoreError, match="newer voxstack"):
+            vx.open_cohort(folder / "c.zarr")
+
+
+class TestRepeatable:
+    def test_bytes_depend_on_the_data_alone(self, tmp_path: Path) -> None:
+        """Not on the folder, the time, or the number of threads."""
+        stores = []
+        for name, threads in (("one", 1), ("another/place", 4)):
+            table = save(tmp_path / name, noise(70)).assign(age=range(70), sex=["F", "M"] * 35)
+            table["path"] = [str(tmp_path / name / path) for path in table["path"]]
+            with dask.config.set(num_workers=threads):
+                vx.stack(table, tmp_path / name / "c.zarr", maps=MAPS)
+            stores.append(content(tmp_path / name / "c.zarr"))
+        assert stores[0] == stores[1]
+
+    def test_no_path_host_or_time_in_the_metadata(self, folder: Path) -> None:
+        mask = nib.Nifti1Image(np.ones(SHAPE, "uint8"), AFFINE)
+        mask.to_filename(folder / "brain.nii")
+        vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS, mask=str(folder / "brain.nii"))
+        files = [path for path in (folder / "c.zarr").rglob("*") if path.name == "zarr.json"]
+        assert len(files) > 6
+        for path in files:
+            text = path.read_text()
+            json.loads(text)
+            assert str(folder) not in text
+            assert folder.name not in text
+            assert platform.node() not in text
+            assert not re.search(r"20[2-9]\d-[01]\d|[0-2]\d:[0-5]\d:[0-5]\d", text)
+        provenance = vx.open_cohort(folder / "c.zarr").attrs["provenance"]
+        assert provenance["mask"] == "brain.nii"
+        assert provenance["versions"]["voxstack"] == vx.__version__
+
+    def test_worker_processes_write_the_same_bytes(self, tmp_path: Path, cluster: LocalCluster) -> None:
+        volumes = noise(130)
+        volumes[3, 0] = np.nan
+        nib.Nifti1Image(volumes.transpose(1, 2, 3, 0), AFFINE).to_filename(tmp_path / "all.nii.gz")
+        images = [nib.Nifti1Image(volume, AFFINE) for volume in volumes]
+        table = pd.DataFrame({"participant_id": [f"s{i}" for i in range(130)], "image": images})
+        maps = {"effect": "image", "other": tmp_path / "all.nii.gz"}
+        vx.stack(table, tmp_path / "threads.zarr", maps=maps, mask=0.5)
+        with Client(cluster):
+            vx.stack(table, tmp_path / "processes.zarr", maps=maps, mask=0.5)
+        assert content(tmp_path / "processes.zarr") == content(tmp_path / "threads.zarr")
+
+    def test_a_repaired_file_is_read_again_by_the_same_workers(self, tmp_path: Path, cluster: LocalCluster) -> None:
+        volumes = noise(3, (20, 40, 40))
+        save(tmp_path / "m", volumes)
+        broken = tmp_path / "m" / "sub-01_effect.nii.gz"
+        good = broken.read_bytes()
+        break_inside(broken)
+        with Client(cluster):
+            with pytest.raises(InputError, match=r"sub-01_effect\.nii\.gz") as kept:
+                vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+            broken.write_bytes(good)
+            cohort = vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+            np.testing.assert_array_equal(cohort["effect"].values, volumes)
+        assert kept.value is not None
+
+
+class TestFromArrays:
+    @pytest.mark.parametrize("lazy", [False, True])
+    @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", ">f4"])
+    def test_floating_types_are_kept(self, dtype: str, lazy: bool) -> None:
+        values = noise(3).astype(dtype)
+        cohort = vx.from_arrays({"effect": dask.array.from_array(values, chunks=2) if lazy else values}, affine=AFFINE)
+        assert cohort["effect"].dtype == dtype
+        assert (cohort["effect"].chunks is not None) == lazy
+        np.testing.assert_array_equal(cohort["effect"].values, values)
+
+    @pytest.mark.parametrize("dtype", ["int16", "uint8", "bool"])
+    def test_other_numbers_become_float64(self, dtype: str) -> None:
+        values = (noise(3) > 0).astype(dtype)
+        cohort = vx.from_arrays({"effect": values}, affine=AFFINE)
+        assert cohort["effect"].dtype == np.float64
+        np.testing.assert_array_equal(cohort["effect"].values, values)
+
+    def test_labels_and_covariates(self) -> None:
+        cohort = vx.from_arrays({"effect": noise(3)}, affine=AFFINE)
+        assert cohort["subject"].values.tolist() == ["sub-0001", "sub-0002", "sub-0003"]
+        people = pd.DataFrame({"age": [1.5, 2, 3], "sex": ["F", None, "M"]}, index=[11, 12, 13])
+        cohort = vx.from_arrays({"effect": noise(3)}, affine=AFFINE, participants=people)
+        assert cohort["subject"].values.tolist() == ["11", "12", "13"]
+        assert cohort["age"].values.tolist() == [1.5, 2, 3]
+        assert cohort["sex"].values[2] == "M"
+        assert np.isnan(cohort["sex"].values[1])
+
+    def test_mask_as_stack_makes_it(self, tmp_path: Path) -> None:
+        volumes = noise(4)
+        volumes[0, 0], volumes[:, 1, 1] = np.nan, 0
+        save(tmp_path / "m", volumes)
+        stacked = vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
+        cohort = vx.from_arrays({"effect": volumes}, affine=AFFINE)
+        np.testing.assert_array_equal(cohort["mask"], stacked["mask"])
+        np.testing.assert_array_equal(cohort["n_valid"], stacked["n_valid"])
+
+    def test_mask_of_lazy_arrays_is_all_or_what_is_given(self) -> None:
+        def never(block: NDArray[Any]) -> NDArray[Any]:
+            raise AssertionError("computed")
+
+        lazy = dask.array.zeros((3, *SHAPE), chunks=1).map_blocks(never, dtype="float32", meta=np.empty((0,) * 4))
+        assert vx.from_arrays({"effect": lazy}, affine=AFFINE)["mask"].values.all()
+        mask = noise(1)[0] > 0
+        np.testing.assert_array_equal(vx.from_arrays({"effect": lazy}, affine=AFFINE, mask=mask)["mask"], mask)
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"maps": {}}, "No map was given"),
+            ({"maps": {"mask": noise(2)}}, "cannot be called mask"),
+            ({"maps": {"effect": noise(2)[0]}}, r"one shape \(subjects, x, y, z\).*\(4, 5, 3\)"),
+            ({"maps": {"a": noise(2), "b": noise(3)}}, r"\(2, 4, 5, 3\), \(3, 4, 5, 3\)"),
+            ({"maps": {"effect": noise(2) + 1j}}, "real numbers, not complex"),
+            ({"affine": AFFINE[[1, 0, 2, 3]]}, "do not run along x, y and z"),
+            ({"affine": np.zeros((4, 4))}, "affine"),
+            ({"affine": np.eye(3)}, "affine does not place"),
+            ({"mask": np.ones((4, 5))}, r"mask has the shape \(4, 5\)"),
+            ({"participants": pd.DataFrame({"age": [1, 2, 3]})}, "3 rows, the maps have 2 subjects"),
+            ({"participants": pd.DataFrame({"age": [1, 2]}, index=["a", "a"])}, "not: a"),
+            ({"participants": pd.DataFrame({"effect": [1, 2]})}, "cannot be called effect"),
+        ],
+    )
+    def test_what_does_not_fit_is_named(self, change: dict[str, Any], says: str) -> None:
+        arguments: dict[str, Any] = {"maps": {"effect": noise(2)}, "affine": AFFINE} | change
+        with pytest.raises(InputError, match=says):
+            vx.from_arrays(arguments.pop("maps"), **arguments)
