@@ -83,9 +83,7 @@ def reference(
         test = fitted.f_test((weights, -offset))
         f = float(test.fvalue)
         p = float(stats.f.sf(f, test.df_num, test.df_denom))
-        assert p == pytest.approx(float(test.pvalue), abs=1e-12)
-        nan = float("nan")
-        return {"effect": nan, "variance": nan, "stat": f, "p_value": p, "z_score": float(stats.norm.isf(p))}
+        return {"effect": np.nan, "variance": np.nan, "stat": f, "p_value": p, "z_score": float(stats.norm.isf(p))}
     test = fitted.t_test((weights, -offset))
     t, dof = test.tvalue.item(), test.df_denom
     tails = {"two-sided": 2 * stats.t.sf(abs(t), dof), "greater": stats.t.sf(t, dof), "less": stats.t.cdf(t, dof)}
@@ -228,19 +226,6 @@ def test_a_mask_narrows_the_mask_of_the_cohort(seed: int) -> None:
         for name in MAPS:
             expected = np.where(own & given_mask, everywhere[name].values, np.nan)
             np.testing.assert_allclose(result[name], expected, rtol=1e-10, atol=1e-12)
-
-
-def test_a_mask_of_another_shape_or_lattice_or_without_voxels_is_refused() -> None:
-    rng = np.random.default_rng(0)
-    table = people(rng, 12)
-    cohort = cohort_of(random_maps(rng, table, np.float64, 0), table)
-    with pytest.raises(InputError, match=r"shape \(3, 2\)"):
-        vx.fit_glm(cohort, "~ age", mask=np.ones((3, 2), dtype=bool))
-    with pytest.raises(InputError, match="No voxel"):
-        vx.fit_glm(cohort, "~ age", mask=np.zeros(SHAPE, dtype=bool))
-    elsewhere = vx.from_arrays({"map": np.ones((1, *SHAPE))}, affine=np.diag([2, 2, 2, 1]))["mask"]
-    with pytest.raises(GridMismatch):
-        vx.fit_glm(cohort, "~ age", mask=elsewhere)
 
 
 def test_rows_of_a_design_are_matched_by_label() -> None:
@@ -396,31 +381,29 @@ def test_a_fit_that_is_partly_in_memory_or_in_other_chunks_gives_the_same_contra
                 check(result, "age", voxel, reference(maps[:, *voxel], X, np.array([0, 1]), "t"), 1e-10)
 
 
-def test_designs_without_degrees_of_freedom_are_refused() -> None:
-    rng = np.random.default_rng(8)
-    table = people(rng, 12)
-    cohort = cohort_of(random_maps(rng, table, np.float64, 0), table)
-    for few, design in ((cohort, np.eye(12)), (cohort.isel(subject=slice(0, 2)), "~ age")):
-        with pytest.raises(DesignError, match="no degrees of freedom"):
-            vx.fit_glm(few, design)
-
-
-def test_what_the_cohort_does_not_have_is_named() -> None:
+def test_what_cannot_be_fitted_is_refused_by_its_name() -> None:
     rng = np.random.default_rng(9)
     table = people(rng, 12)
     maps = random_maps(rng, table, np.float64, 0)
     two = vx.from_arrays({"thickness": maps, "area": 2 * maps}, affine=np.eye(4), participants=table)
+    elsewhere = vx.from_arrays({"map": maps}, affine=np.diag([2, 2, 2, 1]))
     refused: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (InputError, "thickness", {}),
         (InputError, "volume", {"variable": "volume"}),
         (InputError, "robust", {"variable": "area", "model": "robust"}),
         (InputError, "pairwise", {"variable": "area", "missing": "pairwise"}),
         (DesignError, "height", {"variable": "area", "design": "~ height"}),
+        (DesignError, "no degrees of freedom", {"variable": "area", "design": np.eye(12)}),
+        (InputError, r"shape \(3, 2\)", {"variable": "area", "mask": np.ones((3, 2), dtype=bool)}),
+        (InputError, "No voxel", {"variable": "area", "mask": np.zeros(SHAPE, dtype=bool)}),
+        (GridMismatch, "lattices", {"variable": "area", "mask": elsewhere["mask"]}),
     ]
     for error, name, arguments in refused:
         with pytest.raises(error, match=name):
             vx.fit_glm(two, **({"design": "~ age"} | arguments))
     area, thickness = (vx.fit_glm(two, "~ age", variable=name) for name in ("area", "thickness"))
+    with pytest.raises(DesignError, match="no degrees of freedom"):
+        vx.fit_glm(two.isel(subject=slice(0, 2)), "~ age", variable="area")
     with pytest.raises(InputError, match="both"):
         vx.contrast(area, "age", alternative="both")
     with pytest.raises(DesignError, match="sex"):

@@ -19,6 +19,7 @@ from voxstack.schema import RESERVED_NAMES, SPACE, SUBJECT, annotate, validate
 from voxstack.store.encoding import decode
 from voxstack.store.layout import UNFINISHED, exists
 from voxstack.store.location import Location
+from voxstack.store.view import lazy_array
 
 
 def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -58,11 +59,12 @@ def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
         raise StoreError(f"{location} is not a voxstack {expected}: it has no zarr.json.")
     try:
         # Values are stored as they are: nothing is to be scaled or replaced on the way in.
-        flat = xr.open_zarr(store, consolidated=True, chunks={}, zarr_format=3, mask_and_scale=False)
+        flat = xr.open_zarr(store, consolidated=True, chunks=None, zarr_format=3, mask_and_scale=False)
         validate(flat, *kinds)
     except (ValueError, KeyError) as error:
         raise StoreError(f"{location} is not a voxstack {expected}: {error}") from error
-    return decode(flat)
+    lazy = [n for n, v in flat.data_vars.items() if set(SPACE) < set(v.dims)]
+    return decode(flat.assign({n: (flat[n].dims, lazy_array(location, str(n)), flat[n].attrs) for n in lazy}))
 
 
 def from_arrays(
