@@ -102,7 +102,7 @@ def stack(
     target = _Target.claim(Location.of(store, storage_options), overwrite=overwrite)
     labels = [str(subject) for subject in table.index]
     grid, placed = place(sources, labels)
-    explicit, fraction = _resolve_mask(mask, folder, grid)
+    explicit, fraction = _resolve_mask(mask, grid)
     readers = threads_per_task(-(-len(labels) // plan.SUBJECTS_PER_CHUNK))
     memory = worker_memory() * readers  # tasks that use several threads are as many fewer
     itemsize = np.dtype(dtype).itemsize
@@ -203,7 +203,7 @@ def _batches(
         yield Task(start, work)
 
 
-def _resolve_mask(mask: Mask, folder: Path, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
+def _resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
     """The explicit mask on the grid, if there is one, and the fraction of subjects that must have data."""
     if isinstance(mask, bool) or (isinstance(mask, int | float) and not 0 < mask <= 1):
         raise InputError(f"The mask fraction must be above 0 and at most 1, not {mask!r}.")
@@ -211,8 +211,7 @@ def _resolve_mask(mask: Mask, folder: Path, grid: Grid) -> tuple[NDArray[np.bool
         return None, float(mask)
     if mask == "intersection":
         return None, 1.0
-    image = mask if isinstance(mask, nib.spatialimages.SpatialImage) else folder / mask
-    return mask_on_grid(image, grid), 0.0
+    return mask_on_grid(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask), grid), 0.0
 
 
 def _choose_mask(
