@@ -91,9 +91,9 @@ def reference(
     offset = weights @ ones * shift
     if stat_type == "F":
         test = fitted.f_test((weights, -offset))
-        f = float(test.fvalue)
-        p = float(stats.f.sf(f, test.df_num, test.df_denom))
-        return {"effect": np.nan, "variance": np.nan, "stat": f, "p_value": p, "z_score": float(stats.norm.isf(p))}
+        p = float(test.pvalue)
+        none = {"effect": np.nan, "variance": np.nan}
+        return {**none, "stat": float(test.fvalue), "p_value": p, "z_score": float(stats.norm.isf(p))}
     test = fitted.t_test((weights, -offset))
     t, dof = test.tvalue.item(), test.df_denom
     tails = {"two-sided": 2 * stats.t.sf(abs(t), dof), "greater": stats.t.sf(t, dof), "less": stats.t.cdf(t, dof)}
@@ -107,10 +107,8 @@ def reference(
 
 
 def check(result: xr.Dataset, name: str, voxel: tuple[int, int, int], expected: dict[str, float], rtol: float) -> None:
-    x, y, z = voxel
-    for variable in MAPS:
-        found = result[variable].sel(contrast=name).values[x, y, z]
-        value = expected[variable]
+    for variable, value in expected.items():
+        found = result[variable].sel(contrast=name).values[voxel]
         np.testing.assert_allclose(found, value, rtol=0, atol=rtol * max(1, abs(value)), err_msg=f"{variable} {name}")
 
 
@@ -211,8 +209,7 @@ def test_missing_data_equal_statsmodels_on_the_subjects_that_count(
 @settings(deadline=None, max_examples=5)
 def test_a_mask_narrows_the_mask_of_the_cohort(seed: int) -> None:
     rng, table, maps = example(seed, 12)
-    own, given_mask = (rng.random(SHAPE) < 0.8 for _ in range(2))
-    own[0, 0, 0] = given_mask[0, 0, 0] = True
+    own, given_mask = (rng.random(SHAPE) < 0.9 for _ in range(2))
     cohort = cohort_of(rechunked(maps, rng), table, own)
     everywhere = vx.contrast(vx.fit_glm(cohort_of(maps, table), "~ age"), "age").compute()
     labelled = cohort["mask"].copy(data=given_mask)
@@ -249,10 +246,9 @@ def test_a_rank_deficient_design_names_its_columns_and_refuses_what_it_cannot_es
     with pytest.warns(VoxstackWarning, match="both") as caught:
         fit = vx.fit_glm(cohort_of(rechunked(maps, rng), table), frame)
     assert "male" not in str(caught[0].message)
-    for refused in ("age", {"total": "age + iq"}, {"joint": ["male", "both"]}):
-        name = refused if isinstance(refused, str) else next(iter(refused))
+    for name, refused in {"age": "age", "total": "age + iq", "joint": ["male", "both"]}.items():
         with pytest.raises(DesignError, match=f"'{name}'"):
-            vx.contrast(fit, refused)
+            vx.contrast(fit, {name: refused})
     hypotheses = {"male": "male", "difference": "age - iq", "F": ["age + both", "male"]}
     result = vx.contrast(fit, hypotheses).compute()
     assert (result["dof"] == 25 - 4).all()

@@ -166,7 +166,7 @@ class TestEquality:
         turned = np.eye(4)
         turned[:3, :3] = Rotation.from_euler("z", 10, degrees=True).as_matrix()
         one, other = labelled((3, 4, 5), turned), labelled((3, 4, 5), np.eye(4))
-        with pytest.raises(ValueError, match="index|lattice"):
+        with pytest.raises(ValueError, match=r"index|lattice"):
             one["effect"] - other["effect"]
 
 

@@ -229,7 +229,7 @@ class TestScaling:
 
 
 class TestOrientations:
-    @settings(deadline=None, max_examples=20)
+    @settings(deadline=None, max_examples=15)
     @given(
         order=st.permutations(range(3)),
         signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),

@@ -6,7 +6,7 @@ import click
 
 from voxstack.blocks import compute
 from voxstack.cli.options import computing, contrasts, on_scheduler
-from voxstack.export.maps import write_maps
+from voxstack.export.maps import map_file_names, write_maps
 from voxstack.export.results import check_target, save_results
 from voxstack.grid import Grid
 from voxstack.kernels.pvalues import ALTERNATIVES
@@ -67,7 +67,11 @@ def command(
         cohort = open_cohort(store)
         inside = None if mask is None else mask_on_grid(Path(mask), Grid.from_dataset(cohort))
         fit = fit_glm(cohort, design, variable=variable, missing=missing, mask=inside)  # type: ignore[arg-type]
-        result = compute(contrast(fit, hypotheses, alternative=alternative), progress=not quiet)  # type: ignore[arg-type]
+        lazy = contrast(fit, hypotheses, alternative=alternative)  # type: ignore[arg-type]
+        # What cannot be written is found before the work starts.
+        map_file_names(lazy, log10_p=log10_p)
+        folder.mkdir(parents=True, exist_ok=True)
+        result = compute(lazy, progress=not quiet)
     paths = write_maps(result, folder, log10_p=log10_p)
     save_results(result, results, overwrite=overwrite)
     if not quiet:

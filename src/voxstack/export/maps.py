@@ -25,14 +25,15 @@ class _Map:
     ----------
     entities
         Parts of the file's name, in order.
-    data
-        (x, y, z)
+    variable, selection
+        Where it is in the dataset.
     meta
         What its sidecar says beside the provenance.
     """
 
     entities: Mapping[str, str]
-    data: xr.DataArray
+    variable: str
+    selection: Mapping[str, str] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -63,44 +64,53 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
     InputError
         Not a result, or two maps whose names would be the same.
     """
+    names = map_file_names(dataset, prefix=prefix, log10_p=log10_p)
+    dataset = compute(dataset)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, one in zip(names, _planned(dataset, log10_p), strict=True):
+        sidecar = {**one.meta, "Provenance": dataset.attrs["provenance"]}
+        text = json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n"
+        _write_whole(folder / name.replace(".nii.gz", ".json"), text.encode())
+        _write_image(folder / name, dataset, one)
+    return [folder / name for name in names]
+
+
+def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = False) -> list[str]:
+    """Names of the images that `write_maps` writes, computing nothing; `InputError` where two would be the same."""
     validate(dataset, "contrast", "fit")
     unusable = re.sub(r"[\w.-]", "", prefix)
     if unusable:
         raise InputError(f"The prefix {prefix!r} has {unusable!r}, which file names should not have.")
-    dataset = compute(dataset)
-    maps = list(_of_contrasts(dataset, log10_p) if dataset.attrs["kind"] == "contrast" else _of_fit(dataset))
-    names = ["_".join(f"{key}-{_label(value)}" for key, value in m.entities.items()) for m in maps]
+    names = [
+        prefix + "_".join(f"{key}-{_label(value)}" for key, value in one.entities.items()) + "_statmap.nii.gz"
+        for one in _planned(dataset, log10_p)
+    ]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InputError(f"Several maps would be called {listing(sorted(twice))}. Give the contrasts other names.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, one in zip(names, maps, strict=True):
-        path = folder / f"{prefix}{name}_statmap.nii.gz"
-        sidecar = json.dumps({**one.meta, "Provenance": dataset.attrs["provenance"]}, indent=2, ensure_ascii=False)
-        _write_whole(path.with_name(path.name.replace(".nii.gz", ".json")), (sidecar + "\n").encode())
-        _write_image(path, one)
-        paths.append(path)
-    return paths
+    return names
+
+
+def _planned(dataset: xr.Dataset, log10_p: bool) -> list[_Map]:
+    return list(_of_contrasts(dataset, log10_p) if dataset.attrs["kind"] == "contrast" else _of_fit(dataset))
 
 
 def _of_contrasts(result: xr.Dataset, log10_p: bool) -> Iterator[_Map]:
     for name in result["contrast"].values:
-        one = result.sel(contrast=name)
+        one = result[["stat_type", "dof_num", "dof"]].sel(contrast=name)
         stat_type = str(one["stat_type"].item())
         meta = _contrast_meta(result, str(name), one, stat_type)
         stats = {"effect": "effect", "variance": "variance"} if stat_type == "t" else {}
-        stats |= {"stat": stat_type, "z_score": "z", "p_value": "p"}
+        stats |= {"stat": stat_type, "z_score": "z", "p_value": "log10p" if log10_p else "p"}
         for variable, stat in stats.items():
-            data, described = one[variable], meta | {"Description": one[variable].attrs["long_name"]}
-            if variable == "p_value" and log10_p:
-                alternative: Alternative = result.attrs["alternative"] if stat_type == "t" else "greater"
-                data = data.copy(data=z_to_log10p(one["z_score"].values, alternative).astype(np.float32))
-                stat, described = "log10p", described | {"Description": "-log10 of the uncorrected p-value"}
-            yield _Map({"contrast": str(name), "stat": stat}, data, described)
+            described = result[variable].attrs["long_name"]
+            if stat == "log10p":
+                described = f"-log10 of the {described}"
+            entities = {"contrast": str(name), "stat": stat}
+            yield _Map(entities, variable, {"contrast": str(name)}, meta | {"Description": described})
     if result["dof"].dims == SPACE:
-        yield _Map({"stat": "dof"}, result["dof"], {"Description": result["dof"].attrs["long_name"]})
+        yield _Map({"stat": "dof"}, "dof", meta={"Description": result["dof"].attrs["long_name"]})
 
 
 def _contrast_meta(result: xr.Dataset, name: str, one: xr.Dataset, stat_type: str) -> dict[str, Any]:
@@ -116,12 +126,11 @@ def _contrast_meta(result: xr.Dataset, name: str, one: xr.Dataset, stat_type: st
 
 
 def _of_fit(fit: xr.Dataset) -> Iterator[_Map]:
-    for regressor in fit["regressor"].values:
-        beta = fit["beta"].sel(regressor=regressor)
-        meta = {"Regressor": str(regressor), "Description": beta.attrs["long_name"]}
-        yield _Map({"regressor": str(regressor), "stat": "beta"}, beta, meta)
+    for regressor in map(str, fit["regressor"].values):
+        meta = {"Regressor": regressor, "Description": fit["beta"].attrs["long_name"]}
+        yield _Map({"regressor": regressor, "stat": "beta"}, "beta", {"regressor": regressor}, meta)
     for variable in ("residual_variance", "dof"):
-        yield _Map({"stat": variable}, fit[variable], {"Description": fit[variable].attrs["long_name"]})
+        yield _Map({"stat": variable}, variable, meta={"Description": fit[variable].attrs["long_name"]})
 
 
 def _label(text: str) -> str:
@@ -132,10 +141,14 @@ def _label(text: str) -> str:
     return label
 
 
-def _write_image(path: Path, one: _Map) -> None:
-    wide = one.entities["stat"] in ("p", "dof")
-    image = to_nifti(one.data.astype(np.float64 if wide else np.float32))
-    image.header["descrip"] = one.entities["stat"].encode()
+def _write_image(path: Path, dataset: xr.Dataset, one: _Map) -> None:
+    stat, data = one.entities["stat"], dataset[one.variable].sel(one.selection)
+    if stat == "log10p":
+        at = dataset.sel(one.selection)
+        alternative: Alternative = dataset.attrs["alternative"] if at["stat_type"].item() == "t" else "greater"
+        data = data.copy(data=z_to_log10p(at["z_score"].values, alternative))
+    image = to_nifti(data.astype(np.float64 if stat in ("p", "dof") else np.float32))
+    image.header["descrip"] = stat.encode()
     partial = path.with_name(f"{path.name}.partial.nii.gz")
     image.to_filename(partial)
     partial.replace(path)

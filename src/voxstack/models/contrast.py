@@ -54,7 +54,8 @@ def contrast(fit: xr.Dataset, contrasts: ContrastSpec, *, alternative: Alternati
 
     Notes
     -----
-    Tails by the incomplete beta function; beyond 1e-290 z comes from the logarithm of the tail (DLMF 8.17.22).
+    Tails by the incomplete beta function (Didonato and Morris 1992, ACM Transactions on Mathematical Software 18:360);
+    beyond 1e-290 z comes from the logarithm of the tail.
     """
     # Validate
     validate(fit, "fit")
