@@ -96,7 +96,7 @@ def test_z_of_t_has_the_same_tail(dof: float) -> None:
 def test_p_and_z_of_f_equal_scipy(dof_num: int, dof: float) -> None:
     f = np.array([1e-6, 0.02, 0.3, 0.9, 1.0, 1.1, 2.0, 5.0, 30.0])
     upper, lower = stats.f.sf(f, dof_num, dof), stats.f.cdf(f, dof_num, dof)
-    representable = (upper > 1e-280) & (lower > 1e-280)
+    representable = (upper > 1e-200) & (lower > 1e-200)  # scipy fails beyond
     assert representable.sum() >= 5
     f, upper, lower = f[representable], upper[representable], lower[representable]
     np.testing.assert_allclose(f_to_p(f, dof_num, dof), upper, rtol=1e-11)

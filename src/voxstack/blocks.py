@@ -106,12 +106,12 @@ def reduce_subjects(
         _, unified = da.core.unify_chunks(*[part for array in arrays for part in (array, "nxyz")])
         arrays = list(unified)
     chunks = arrays[0].chunks
-    token = tokenize([array.name for array in arrays], [p.name for p in passes], setup, mask, dict(outputs), whole)
-    names = [f"{p.name}-{token}" for p in passes]
+    token = tokenize([array.name for array in arrays], passes, setup, mask, dict(outputs), whole)
+    names = [f"{p.name}-{number}-{token}" for number, p in enumerate(passes, start=1)]
     setup_key = f"setup-{token}"
     rows = _slices(chunks[0])
     voxels = [_slices(axis) for axis in chunks[1:]]
-    graph: dict[Any, Any] = {setup_key: setup}
+    graph: dict[Any, Any] = {setup_key: _Opaque(setup)}
     for block in product(*(range(len(axis)) for axis in chunks[1:])):
         inside = mask[tuple(axis[i] for axis, i in zip(voxels, block, strict=True))]
         if not inside.any():
@@ -128,7 +128,7 @@ def reduce_subjects(
                 states.append(key)
             states = _combine_tree(graph, f"{name}-combine", states, block, stage.combine)
             previous = (f"{name}-finish", *block)
-            graph[previous] = (stage.finish, states[0], setup_key)
+            graph[previous] = (_finish, stage.finish, states[0], setup_key)
         graph[(f"{names[-1]}-maps", *block)] = (_scatter, previous, inside, dict(outputs))
     dependencies = [*arrays]
     return _unpack(f"{names[-1]}-maps", graph, dependencies, outputs, chunks[1:])
@@ -148,15 +148,26 @@ def _combine_tree(
     return states
 
 
+@dataclass(frozen=True)
+class _Opaque:
+    """A value that Dask must not look into: it takes a tuple that begins with a callable for a task."""
+
+    value: Any
+
+
+def _finish(function: Callable[[Any, Any], Any], state: Any, setup: _Opaque) -> Any:
+    return function(state, setup.value)
+
+
 def _partial(
     function: Callable[..., Any],
     inputs: list[list[NDArray[Any]]],
     rows: slice,
     inside: NDArray[np.bool_],
-    setup: Any,
+    setup: _Opaque,
     previous: Any,
 ) -> Any:
-    return function([_matrix(chunks, inside) for chunks in inputs], rows, setup, previous)
+    return function([_matrix(chunks, inside) for chunks in inputs], rows, setup.value, previous)
 
 
 def _matrix(chunks: list[NDArray[Any]], inside: NDArray[np.bool_]) -> NDArray[Any]:
@@ -200,7 +211,7 @@ def map_voxels(
     function
         From arrays (..., v) to arrays (..., v), by name; it must be picklable and known to Dask's tokenize.
     inputs
-        Lazy maps (..., x, y, z), chunked alike in space and in one piece along what leads.
+        Lazy maps (..., x, y, z).
     outputs
         Leading shape of each result.
 
@@ -209,8 +220,13 @@ def map_voxels(
     dict
         Lazy maps (..., x, y, z), float64.
     """
-    first = next(iter(inputs.values()))
-    chunks = first.chunks[-3:]
+    whole = {name: array.rechunk(dict.fromkeys(range(array.ndim - 3), -1)) for name, array in inputs.items()}
+    if len({array.chunks[-3:] for array in whole.values()}) > 1:
+        leading = {name: tuple(f"{name}-{axis}" for axis in range(a.ndim - 3)) for name, a in whole.items()}
+        pairs = [part for name, a in whole.items() for part in (a, (*leading[name], *SPACE))]
+        whole = dict(zip(whole, da.core.unify_chunks(*pairs)[1], strict=True))
+    inputs = whole
+    chunks = next(iter(inputs.values())).chunks[-3:]
     key_name = f"{name}-{tokenize(function, {n: a.name for n, a in inputs.items()}, dict(outputs))}"
     graph: dict[Any, Any] = {}
     for block in product(*(range(len(axis)) for axis in chunks)):

@@ -100,6 +100,10 @@ def decompose(design: Float) -> Basis:
     # Coefficients that are zero but for rounding would be multiplied by means of any size.
     size = np.abs(beta_of_constant) * np.linalg.norm(design, axis=0)
     beta_of_constant[size <= tolerance * np.sqrt(n)] = 0.0
+    whole = np.round(beta_of_constant)
+    near = np.allclose(whole, beta_of_constant, rtol=0, atol=1e-8)
+    if near and np.array_equal(design @ whole, np.ones(n)):  # as for an intercept, or the indicators of groups
+        beta_of_constant = whole
     return Basis(Q, to_beta, constant, beta_of_constant, tuple(dependent))
 
 
@@ -271,8 +275,9 @@ def combine(first: Reduced, second: Reduced) -> Reduced:
 
     Q, R = np.linalg.qr(np.vstack([first.R, second.R]))
     stacked = np.vstack([first.projection, second.projection])
-    projection = Q.T @ stacked
-    residual = stacked - Q @ projection
+    with np.errstate(invalid="ignore"):  # of voxels that hold infinities; they become NaN
+        projection = Q.T @ stacked
+        residual = stacked - Q @ projection
     rss = first.rss + second.rss + np.einsum("rv,rv->v", residual, residual)
 
     own_R = own_first.R.copy()

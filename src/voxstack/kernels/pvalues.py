@@ -40,7 +40,8 @@ def t_to_z(t: ArrayLike, dof: ArrayLike) -> Float:
 def t_to_z_and_p(t: ArrayLike, dof: ArrayLike, alternative: Alternative) -> tuple[Float, Float]:
     """`t_to_z` and `t_to_p` together, from one evaluation of the tail."""
     t, dof = np.broadcast_arrays(np.asarray(t, float), np.asarray(dof, float))
-    both, _, log_both = _beta_tails(t * t, 1.0, dof)  # P(|T| >= |t|)
+    with np.errstate(over="ignore"):
+        both, _, log_both = _beta_tails(t * t, 1.0, dof)  # P(|T| >= |t|)
     tail = both / 2
     z = np.copysign(_upper_z(tail, log_both - np.log(2.0)), t)
     if alternative == "two-sided":
@@ -80,9 +81,7 @@ def _upper_z(tail: Float, log_tail: Float) -> Float:
     """The normal deviate with this upper tail."""
     z: Float = -special.ndtri(tail)
     far = tail < _UNDERFLOW
-    if far.any():
-        z[far] = -special.ndtri_exp(log_tail[far])
-    return z
+    return np.where(far, -special.ndtri_exp(np.where(far, log_tail, 0.0)), z) if far.any() else z
 
 
 def _beta_tails(f: ArrayLike, dof_num: ArrayLike, dof: ArrayLike) -> tuple[Float, Float, Float]:
@@ -120,6 +119,9 @@ def _incomplete_beta(a, b, ratio, log_beta, value, complement, log_value):  # ty
             continue
         if q == 0.0:
             value[i], complement[i], log_value[i] = 1.0, 0.0, 0.0
+            continue
+        if q == np.inf:
+            value[i], complement[i], log_value[i] = 0.0, 1.0, -np.inf
             continue
         x, y = 1.0 / (1.0 + q), q / (1.0 + q)
         log_power = -a[i] * np.log1p(q) - b[i] * np.log1p(1.0 / q) - log_beta[i]

@@ -61,6 +61,7 @@ def contrast(fit: xr.Dataset, contrasts: ContrastSpec, *, alternative: Alternati
     validate(fit, "fit")
     if alternative not in ALTERNATIVES:
         raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
+    fit = _whole(fit)
     regressors = [str(regressor) for regressor in fit["regressor"].values]
     hypotheses = parse_contrasts(contrasts, regressors)
     _check_estimable(hypotheses, fit["design"].values)
@@ -90,6 +91,23 @@ def contrast(fit: xr.Dataset, contrasts: ContrastSpec, *, alternative: Alternati
     result = annotate(result, "contrast", alternative=alternative, provenance=provenance.record("contrast", **details))
     result["p_value"].attrs["alternative"] = alternative
     return result
+
+
+def _whole(fit: xr.Dataset) -> xr.Dataset:
+    """The fit with its regressors in the order of the design; part of a model is another model."""
+    missing = [dim for dim in SPACE if dim not in fit.dims]
+    if missing:
+        raise InputError(
+            f"The fit has no dimension {missing[0]}. Test first and select from the result, or keep the dimension by "
+            f"selecting with a list, such as .isel({missing[0]}=[0])."
+        )
+    regressors, n = fit.attrs["regressors"], fit.attrs["n_subjects"]
+    if sorted(map(str, fit["regressor"].values)) != sorted(regressors) or fit.sizes["subject"] != n:
+        raise InputError(
+            f"The fit was cut: it was made of {n} subjects and the regressors {', '.join(regressors)}. Test contrasts "
+            "on the whole fit, and select from the result; to leave subjects or regressors out, fit again."
+        )
+    return fit.sel(regressor=regressors, regressor_2=regressors)
 
 
 @dataclass(frozen=True)

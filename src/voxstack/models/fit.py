@@ -101,7 +101,8 @@ def fit_glm(
     formula = matrix.attrs.get("formula")
     details = {"model": model, "missing": missing, "variable": name}
     details |= {} if formula is None else {"formula": formula}
-    return annotate(fit, "fit", **details, provenance=provenance.record("fit_glm", **details))
+    whole = {"regressors": regressors, "n_subjects": cohort.sizes[SUBJECT]}
+    return annotate(fit, "fit", **details, **whole, provenance=provenance.record("fit_glm", **details))
 
 
 def _choose(model: str, missing: str) -> Model:
@@ -128,6 +129,8 @@ def _choose_map(cohort: xr.Dataset, variable: str | None) -> str:
 def _check_rank(design: xr.DataArray, regressors: list[str]) -> None:
     n, p = design.shape
     basis = decompose(design.values)
+    if basis.rank == 0:
+        raise DesignError(f"The design is 0 everywhere; its regressors are {listing(regressors, most=20)}.")
     if n <= basis.rank:
         raise DesignError(
             f"The design has rank {basis.rank} and the cohort {n} subjects: no degrees of freedom are left. "

@@ -114,6 +114,7 @@ def from_arrays(
         raise InputError("The array axes do not run along x, y and z. Transpose the arrays and permute the affine.")
     grid = Grid.from_affine((shape[1], shape[2], shape[3]), matrix)
     table = _participants(participants, shape[0])
+    _refuse_infinities(arrays, table.index)
     dims = (SUBJECT, *SPACE)
     cohort = xr.Dataset(
         {name: (dims, array) for name, array in arrays.items()},
@@ -135,6 +136,13 @@ def _floating(array: ArrayLike | da.Array) -> NDArray[np.floating] | da.Array:
     return data if data.dtype.kind == "f" else data.astype(np.float64)
 
 
+def _refuse_infinities(arrays: Mapping[str, Any], labels: pd.Index) -> None:
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray) and np.isinf(array).any():
+            who = labels[np.flatnonzero(np.isinf(array).any(axis=(1, 2, 3)))]
+            raise InputError(f"The map {name!r} holds infinite values for {listing(who)}. Mark missing values as NaN.")
+
+
 def _participants(participants: pd.DataFrame | None, n: int) -> pd.DataFrame:
     if participants is None:
         return pd.DataFrame(index=pd.Index([f"sub-{i + 1:04d}" for i in range(n)]))
@@ -147,7 +155,7 @@ def _participants(participants: pd.DataFrame | None, n: int) -> pd.DataFrame:
 
 
 def _n_valid(arrays: Mapping[str, Any]) -> NDArray[np.int32]:
-    valid = np.logical_and.reduce([np.isfinite(array) for array in arrays.values()])
+    valid = np.logical_and.reduce([~np.isnan(array) for array in arrays.values()])
     return np.asarray(valid.sum(axis=0, dtype=np.int32))
 
 
