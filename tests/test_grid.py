@@ -101,7 +101,7 @@ class TestSelection:
     def test_position_between_voxels_names_the_nearest(self, cohort: xr.Dataset) -> None:
         with pytest.raises(KeyError, match=r"no voxel centre at x = -3 mm; the nearest is at -4 mm"):
             cohort.sel(x=-3)
-        with pytest.raises(KeyError, match=r"the nearest is at 8, 0 mm"):
+        with pytest.raises(KeyError, match=r"x = 0.5 mm; the nearest is at 0 mm"):
             cohort.sel(x=[8, 0.5])
         with pytest.raises(KeyError, match=r"y = 100 mm; the nearest is at 16 mm"):
             cohort.sel(y=100)

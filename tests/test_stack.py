@@ -261,13 +261,18 @@ class TestMask:
         volumes[2, 1, 1, 1] = volumes[:, 0, 0, 0] = np.nan
         np.testing.assert_array_equal(self.stack(tmp_path, volumes)["mask"], ~np.isnan(volumes).any(axis=0))
 
-    @pytest.mark.parametrize(("fraction", "needed"), [(0.3, 3), (0.7, 7), (0.1, 1), (1, 10), (0.31, 4), (0.05, 1)])
-    def test_fraction_of_the_subjects_that_must_have_data(self, tmp_path: Path, fraction: float, needed: int) -> None:
-        volumes = noise(10, (11, 2, 1))
-        for missing in range(11):
+    @pytest.mark.parametrize(
+        ("n", "fraction", "needed"),
+        [(10, 0.3, 3), (10, 0.31, 4), (10, 1, 10), (10, 0.05, 1), (25, 0.28, 7)],  # 25 * 0.28 is above 7 in floats
+    )
+    def test_fraction_of_the_subjects_that_must_have_data(
+        self, tmp_path: Path, n: int, fraction: float, needed: int
+    ) -> None:
+        volumes = noise(n, (n + 1, 2, 1))
+        for missing in range(n + 1):
             volumes[:missing, missing] = np.nan
         mask = self.stack(tmp_path, volumes, mask=fraction)["mask"].values
-        assert mask[:, 0, 0].tolist() == [10 - missing >= needed for missing in range(11)]
+        assert mask[:, 0, 0].tolist() == [n - missing >= needed for missing in range(n + 1)]
 
     @pytest.mark.parametrize("fraction", [0, 0.0, -0.5, 1.01, 2, np.nan, True])
     def test_fraction_out_of_range(self, folder: Path, fraction: float) -> None:

@@ -35,11 +35,33 @@ class GridIndex(PandasIndex):
     b))`` all from a to b, both ends included, whichever way the axis runs.
     """
 
-    __slots__ = ()
+    __slots__ = ("cosines",)
+
+    cosines: tuple[float, ...] | None
+    """Direction cosines, row by row, of a grid whose axes are not those of the world; else None."""
+
+    @classmethod
+    def along(cls, positions: NDArray[np.float64], dim: str, cosines: NDArray[np.float64] | None) -> Self:
+        """Index of one axis of a grid, oblique if it has direction cosines (3, 3)."""
+        index = cls(positions, dim)
+        index.cosines = None if cosines is None else tuple(cosines.ravel().tolist())
+        return index
+
+    def __init__(self, array: Any, dim: Hashable, coord_dtype: Any = None, *, fastpath: bool = False) -> None:
+        super().__init__(array, dim, coord_dtype, fastpath=fastpath)
+        self.cosines = None
+
+    def _replace(self, index: Any, dim: Any = None, coord_dtype: Any = None) -> Self:
+        replaced: Self = super()._replace(index, dim, coord_dtype)  # type: ignore[no-untyped-call]
+        replaced.cosines = self.cosines
+        return replaced
 
     def equals(self, other: Any, *, exclude: frozenset[Hashable] | None = None) -> bool:
-        """Whether both hold the same positions within the tolerance."""
-        if not isinstance(other, PandasIndex) or self.dim != other.dim or len(self.index) != len(other.index):
+        """Whether both hold the same positions within the tolerance, along axes of the same direction."""
+        if not isinstance(other, GridIndex) or self.dim != other.dim or len(self.index) != len(other.index):
+            return False
+        mine, theirs = (np.eye(3).ravel() if index.cosines is None else index.cosines for index in (self, other))
+        if not np.allclose(mine, theirs, rtol=0, atol=1e-6):
             return False
         mine, theirs = np.asarray(self.index, float), np.asarray(other.index, float)
         return bool(np.all(np.abs(mine - theirs) <= TOLERANCE_MM))
@@ -53,35 +75,48 @@ class GridIndex(PandasIndex):
         raise self._mismatch(other)
 
     def sel(self, labels: dict[Any, Any], method: Any = None, tolerance: Any = None) -> IndexSelResult:
-        """Select by position in mm."""
+        """Select by position in mm; on an oblique grid raise, since world positions do not separate along its axes."""
+        if self.cosines is not None:
+            raise InputError(
+                "This grid is oblique: x, y and z run along its own axes, not the world's. "
+                "Use vx.at_mm(dataset, x, y, z) for a position in world mm, or .isel for a voxel by number."
+            )
         name, label = next(iter(labels.items()))
-        positions = np.asarray(self.index, float)
         if isinstance(label, slice):
-            if label.step is not None:
-                raise InputError(f"A slice of {name} in mm has no step; take every k-th voxel with .isel.")
-            low, high = sorted([-np.inf if label.start is None else label.start,
-                                np.inf if label.stop is None else label.stop])  # fmt: skip
-            if label.start is None and label.stop is None:
-                return IndexSelResult({self.dim: slice(None)})
-            inside = (positions >= low - TOLERANCE_MM) & (positions <= high + TOLERANCE_MM)
-            return IndexSelResult({self.dim: np.flatnonzero(inside)})
-        if method is None and tolerance is None and np.asarray(label).dtype.kind in "iuf":
-            try:
-                return super().sel(labels, method="nearest", tolerance=TOLERANCE_MM)
-            except KeyError:
-                wanted = np.atleast_1d(np.asarray(label, float))
-                nearest = positions[np.abs(positions[:, None] - wanted.ravel()).argmin(axis=0)]
-                raise KeyError(
-                    f"no voxel centre at {name} = {label} mm; the nearest is at {', '.join(f'{p:g}' for p in nearest)}"
-                    " mm. Take it with .sel(..., method='nearest')."
-                ) from None
-        return super().sel(labels, method=method, tolerance=tolerance)
+            return IndexSelResult({self.dim: self._within(label)})
+        wanted = np.asarray(getattr(label, "data", label))
+        if wanted.dtype.kind not in "iuf" or method not in (None, "nearest") or not len(self.index):
+            return super().sel(labels, method=method, tolerance=tolerance)
+        positions = np.asarray(self.index, float)
+        nearest = np.abs(positions[:, None] - wanted.ravel()).argmin(axis=0).reshape(wanted.shape)
+        within = TOLERANCE_MM if method is None and tolerance is None else tolerance
+        far = np.zeros(wanted.shape, dtype=bool) if within is None else np.abs(positions[nearest] - wanted) > within
+        if far.any():
+            asked, there = (", ".join(f"{p:g}" for p in at[far]) for at in (wanted, positions[nearest]))
+            raise KeyError(
+                f"no voxel centre at {name} = {asked} mm; the nearest is at {there} mm. "
+                "Take it with .sel(..., method='nearest')."
+            )
+        found = label.copy(data=nearest) if isinstance(label, xr.Variable | xr.DataArray) else nearest
+        return IndexSelResult({self.dim: found if wanted.ndim else int(nearest)})
+
+    def _within(self, span: slice) -> slice | NDArray[np.int64]:
+        if span.step is not None:
+            raise InputError(f"A slice of {self.dim} in mm has no step; take every k-th voxel with .isel.")
+        if span.start is None and span.stop is None:
+            return slice(None)
+        ends = (-np.inf if span.start is None else span.start, np.inf if span.stop is None else span.stop)
+        positions = np.asarray(self.index, float)
+        inside = (positions >= min(ends) - TOLERANCE_MM) & (positions <= max(ends) + TOLERANCE_MM)
+        return np.flatnonzero(inside)
 
     def _mismatch(self, other: Any) -> GridMismatch:
         def say(index: Any) -> str:
             values = np.asarray(index.index, float)
             return f"{values.size} voxels from {values[0]:g} to {values[-1]:g} mm" if values.size else "no voxel"
 
+        if getattr(other, "cosines", None) != self.cosines:
+            return GridMismatch("The lattices differ in direction: at least one is oblique. Resample one to the other.")
         return GridMismatch(
             f"The lattices differ along {self.dim}: {say(self)} against {say(other)}. Select the same region of both, "
             "or resample one to the other."
@@ -92,19 +127,6 @@ class GridIndex(PandasIndex):
 
     def _repr_inline_(self, max_width: int) -> str:
         return "GridIndex (mm)"
-
-
-class ObliqueIndex(GridIndex):
-    """`GridIndex` of a grid whose axes are not those of the world: its positions are not world coordinates."""
-
-    __slots__ = ()
-
-    def sel(self, labels: dict[Any, Any], method: Any = None, tolerance: Any = None) -> IndexSelResult:
-        """Raise, naming what to use: world coordinates do not separate along the axes of an oblique grid."""
-        raise InputError(
-            "This grid is oblique: x, y and z run along its own axes, not the world's. "
-            "Use vx.at_mm(dataset, x, y, z) for a position in world mm, or .isel for a voxel by number."
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +166,7 @@ class Grid:
         steps = np.linalg.norm(matrix, axis=0) * np.where(np.diag(matrix) < 0, -1, 1)
         cosines = matrix / steps
         extent = np.abs(steps) * np.asarray(shape)
-        if np.all(np.abs(cosines - np.eye(3)) * extent <= TOLERANCE_MM):
+        if np.max(np.abs(cosines - np.eye(3)) @ extent) <= TOLERANCE_MM / 2:  # no voxel is moved by more
             steps, cosines, origin = np.diag(matrix), np.eye(3), affine[:3, 3]
         else:
             origin = np.linalg.solve(cosines, affine[:3, 3])
@@ -199,8 +221,8 @@ class Grid:
 
     def coords(self) -> xr.Coordinates:
         """Coordinates x, y, z with their `GridIndex`, and `spatial_ref`."""
-        kind = ObliqueIndex if self.is_oblique else GridIndex
-        indexes = {dim: kind(axis, dim) for dim, axis in zip(SPACE, self.axes, strict=True)}
+        cosines = self.cosines if self.is_oblique else None
+        indexes = {dim: GridIndex.along(axis, dim, cosines) for dim, axis in zip(SPACE, self.axes, strict=True)}
         variables: dict[Any, Any] = {}
         for index in indexes.values():
             variables |= index.create_variables()

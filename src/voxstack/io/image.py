@@ -1,12 +1,24 @@
 """What every image format tells: its header; and the registry of the formats that can be read."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.errors import InputError
 from voxstack.grid import Grid, canonical_axes
+
+
+def require_real(dtype: np.dtype[Any], name: str) -> None:
+    """Refuse images of complex numbers or colours."""
+    if dtype.kind not in "iuf":
+        raise InputError(f"{name}: its data type {dtype} is not one of real numbers.")
+
+
+def volume_index(shape: tuple[int, ...], volume: int) -> tuple[slice | int, ...]:
+    """Where a volume is in an image of four or more axes, which count in NIfTI's order: the first one fastest."""
+    return (*(slice(None),) * 3, *(int(i) for i in np.unravel_index(volume, shape[3:], order="F")))
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,8 @@ nibabel's own stream and does not use indexed_gzip, slower still, where a user h
 
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
 from voxstack.errors import InputError
-from voxstack.io.image import ImageHeader
+from voxstack.io.image import ImageHeader, require_real, volume_index
 
-_HEAD = 1 << 16  # of a file: enough for the header and the extensions of nearly every image
+_HEAD = 1024  # bytes, enough for every header
 _BROKEN: Any = (ImageFileError, HeaderDataError, zlib_ng.error, EOFError)
+# In the order in which nibabel tries them.
+_PAIRS = (nib.Nifti1Pair, nib.Nifti2Pair, nib.Spm2AnalyzeImage, nib.Spm99AnalyzeImage, nib.AnalyzeImage)
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -46,16 +49,17 @@ def read_volume(path: Path) -> NDArray[Any]:
 
 def read_volumes(path: Path, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Some volumes of a 4-D image, in ascending order; the file is gone through once and not held."""
-    with _named_errors(path), path.open("rb") as raw:
+    with _named_errors(path), ExitStack() as stack:
         if _is_single_file(path):
-            stream: Any = gzip_ng.GzipNGFile(fileobj=raw) if _is_gzip(path) else raw
-            kind = _image_class(path, stream.read(_HEAD))
-            stream.seek(0)
-            image = kind.from_file_map({"image": FileHolder(filename=str(path), fileobj=stream)})
+            kind = _single_class(path, _head(path))
+            image = kind.from_file_map({"image": FileHolder(filename=str(path), fileobj=_stream(path, stack))})
         else:
-            image = nib.load(path)
+            image = _pair(path)
+            holder = image.file_map["image"]
+            holder.fileobj = _stream(Path(holder.filename), stack)
+            image = type(image).from_file_map(image.file_map)
         for volume in volumes:
-            yield np.asanyarray(image.dataobj[..., volume])
+            yield np.asanyarray(image.dataobj[volume_index(image.shape, volume)])
 
 
 @contextmanager
@@ -78,21 +82,18 @@ def _named_errors(path: Path) -> Iterator[None]:
 def _checked_header(path: Path) -> ImageHeader:
     if _is_single_file(path):
         head = _head(path)
-        kind = _image_class(path, head)
+        kind = _single_class(path, head)
         header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
-        affine, offset, data_file = header.get_best_affine(), header.get_data_offset(), path
+        affine, data_file = header.get_best_affine(), path
     else:
-        image: Any = nib.load(path)
-        header, affine = image.header, image.affine
-        data_file = Path(image.file_map["image"].filename)
+        image = _pair(path)
+        header, affine, data_file = image.header, image.affine, Path(image.file_map["image"].filename)
         if not data_file.is_file():
             raise InputError(f"{path}: its image file {data_file.name} is missing.")
-        offset = header.get_data_offset()
     dtype = header.get_data_dtype()
-    if dtype.kind not in "iuf":
-        raise InputError(f"{path}: its data type {dtype} is not one of real numbers.")
+    require_real(dtype, str(path))
     shape = tuple(int(n) for n in header.get_data_shape())
-    expected = offset + int(np.prod(shape)) * dtype.itemsize
+    expected = header.get_data_offset() + int(np.prod(shape)) * dtype.itemsize
     found = _uncompressed_size(data_file, expected)
     if found < expected:
         raise InputError(f"{path}: truncated, {found} of {expected} bytes are there.")
@@ -101,12 +102,39 @@ def _checked_header(path: Path) -> ImageHeader:
 
 
 def _whole_image(path: Path) -> Any:
-    if not _is_single_file(path):
-        return nib.load(path)
+    if _is_single_file(path):
+        content = _content(path)
+        return _single_class(path, content).from_bytes(content)
+    image = _pair(path)
+    holder = image.file_map["image"]
+    holder.fileobj = BytesIO(_content(Path(holder.filename)))
+    return type(image).from_file_map(image.file_map)
+
+
+def _pair(path: Path) -> Any:
+    """A header and image pair with its header read, and its data left alone."""
+    if not path.is_file():
+        raise InputError(f"{path}: there is no such file.")
+    for kind in _PAIRS:
+        file_map: Any = kind.filespec_to_file_map(str(path))
+        header_file = Path(file_map["header"].filename)
+        if not header_file.is_file():
+            raise InputError(f"{path}: its header file {header_file.name} is missing.")
+        head = _content(header_file)
+        if kind.header_class.may_contain_header(head):
+            file_map["header"].fileobj = BytesIO(head)
+            return kind.from_file_map(file_map)
+    raise InputError(f"{path}: not a NIfTI or Analyze image.")
+
+
+def _content(path: Path) -> bytes:
     content = path.read_bytes()
-    if content[:2] == _GZIP_MAGIC:
-        content = gzip_ng.decompress(content)
-    return _image_class(path, content).from_bytes(content)
+    return bytes(gzip_ng.decompress(content)) if content[:2] == _GZIP_MAGIC else content
+
+
+def _stream(path: Path, stack: ExitStack) -> Any:
+    raw = stack.enter_context(path.open("rb"))
+    return stack.enter_context(gzip_ng.GzipNGFile(fileobj=raw)) if _is_gzip(path) else raw
 
 
 def _is_single_file(path: Path) -> bool:
@@ -119,14 +147,11 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if head[:2] != _GZIP_MAGIC:
-        return head
-    return zlib_ng.decompressobj(wbits=31).decompress(head, _HEAD)
+    with ExitStack() as stack:
+        return bytes(_stream(path, stack).read(_HEAD))
 
 
-def _image_class(path: Path, head: bytes) -> Any:
+def _single_class(path: Path, head: bytes) -> Any:
     for kind, magic, at in ((nib.Nifti1Image, b"n+1\0", 344), (nib.Nifti2Image, b"n+2\0", 4)):
         if head[at : at + 4] == magic and len(head) >= kind.header_class.template_dtype.itemsize:
             return kind

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError
 from voxstack.io import nifti
-from voxstack.io.image import ImageHeader
+from voxstack.io.image import ImageHeader, require_real, volume_index
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class ImageSource:
             header = reader_of(self.image).header(self.image)
         else:
             told: Any = self.image.header
+            require_real(np.dtype(self.image.get_data_dtype()), self.name)
             code = int(told["sform_code"]) or int(told["qform_code"]) if "sform_code" in told else 0
             header = ImageHeader(self.image.shape, np.asarray(self.image.affine, float), code)
         if len(header.shape) < 3:
@@ -140,7 +141,7 @@ def _single(image: Path | SpatialImage) -> NDArray[Any]:
 def _several(image: Path | SpatialImage, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
     if isinstance(image, Path):
         return reader_of(image).volumes(image, volumes)
-    return (np.asanyarray(image.dataobj[..., volume]) for volume in volumes)
+    return (np.asanyarray(image.dataobj[volume_index(image.shape, volume)]) for volume in volumes)
 
 
 def _in_order(array: NDArray[Any], order: tuple[int, int, int]) -> NDArray[Any]:

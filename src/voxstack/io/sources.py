@@ -11,6 +11,7 @@ from nibabel.spatialimages import SpatialImage
 
 from voxstack.errors import InputError, listing
 from voxstack.io.readers import ImageSource, looks_like_image
+from voxstack.io.tables import check_names
 from voxstack.schema import RESERVED_NAMES
 
 MapSpec = str | Path | SpatialImage
@@ -43,6 +44,7 @@ def resolve_maps(table: pd.DataFrame, folder: Path, maps: Mapping[str, MapSpec])
     refused = sorted(RESERVED_NAMES & set(maps))
     if refused:
         raise InputError(f"A map cannot be called {listing(refused)}: the cohort uses that name itself.")
+    check_names(maps)
     return {name: _resolve(table, folder, name, spec) for name, spec in maps.items()}
 
 
@@ -79,7 +81,10 @@ def _resolve(table: pd.DataFrame, folder: Path, name: str, spec: MapSpec) -> lis
 
 def _from_pattern(table: pd.DataFrame, folder: Path, name: str, pattern: str) -> list[ImageSource]:
     known = {str(table.index.name), *table.columns}
-    fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
+    try:
+        fields = {field for _, field, _, _ in Formatter().parse(pattern) if field is not None}
+    except ValueError as error:
+        raise InputError(f"Map {name!r}: the pattern {pattern!r} cannot be read: {error}.") from error
     unknown = sorted(fields - known)
     if unknown:
         raise InputError(
@@ -90,7 +95,10 @@ def _from_pattern(table: pd.DataFrame, folder: Path, name: str, pattern: str) ->
     if empty:
         raise InputError(f"Map {name!r}: a column of the pattern {pattern!r} is empty for {listing(empty)}.")
     rows: Sequence[Mapping[str, object]] = table.reset_index().to_dict("records")  # type: ignore[assignment]
-    return [ImageSource(folder / pattern.format(**row)) for row in rows]
+    try:
+        return [ImageSource(folder / pattern.format(**row)) for row in rows]
+    except (ValueError, KeyError, AttributeError, IndexError) as error:
+        raise InputError(f"Map {name!r}: the pattern {pattern!r} does not fit the table: {error}.") from error
 
 
 def _from_volumes(table: pd.DataFrame, image: Path | SpatialImage, name: str) -> list[ImageSource]:
@@ -101,4 +109,6 @@ def _from_volumes(table: pd.DataFrame, image: Path | SpatialImage, name: str) ->
             f"Map {name!r}: {what} holds {header.n_volumes} volumes, but the table has {len(table)} rows; "
             "volume i belongs to row i."
         )
+    if len(header.shape) == 3:
+        return [ImageSource(image)]
     return [ImageSource(image, volume=volume) for volume in range(len(table))]

@@ -1,5 +1,6 @@
 """Participants tables: labels, covariates, and how both are kept in a store."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -73,16 +74,19 @@ def _read_table(path: Path, label: str) -> pd.DataFrame:
         raise InputError(f"There is no participants table {path}.")
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        return pd.read_csv(
-            path,
-            sep=separator,
-            encoding="utf-8-sig",
-            na_values=_MISSING,
-            keep_default_na=False,
-            dtype={label: str},
-            skipinitialspace=True,
-        )
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+            return pd.read_csv(
+                path,
+                sep=separator,
+                encoding="utf-8-sig",
+                na_values=_MISSING,
+                keep_default_na=False,
+                dtype={label: str},
+                skipinitialspace=True,
+                index_col=False,
+            )
+    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
         kind = "comma" if separator == "," else "tab"
         raise InputError(f"{path} is not a {kind}-separated table in UTF-8: {error}") from error
 
@@ -111,7 +115,18 @@ def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[
         raise InputError(
             f"A covariate cannot be called {listing(refused)}: the cohort uses that name itself. Rename the column."
         )
+    check_names(kept.columns)
     return {name: _plain(kept[name]) for name in kept.columns}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Refuse names of maps or covariates that a store cannot have: they are names of folders in it."""
+    refused = [name for name in names if "/" in name or name.strip() in ("", ".", "..") or name.startswith("__")]
+    if refused:
+        raise InputError(
+            f"{listing(map(repr, refused))} cannot be the name of a map or covariate: a name must not be empty, '.' or "
+            "'..', hold a '/' or begin with '__'. Rename it."
+        )
 
 
 def _plain(column: "pd.Series[Any]") -> NDArray[Any]:
