@@ -301,7 +301,9 @@ def at_mm(data: xr.Dataset, x: float, y: float, z: float) -> xr.Dataset:
 
 def canonical_axes(affine: NDArray[np.float64]) -> tuple[int, int, int]:
     """For each of x, y, z the array axis that runs most nearly along it."""
-    orientation = nib.orientations.io_orientation(affine)[:, 0]
+    affine = np.asarray(affine, float)
+    usable = affine.shape == (4, 4) and bool(np.isfinite(affine).all())
+    orientation = nib.orientations.io_orientation(affine)[:, 0] if usable else np.full(3, np.nan)
     if np.isnan(orientation).any():
         raise InputError(f"The affine does not place the voxels in space: {np.asarray(affine).tolist()}.")
     order: Mapping[int, int] = {int(world): axis for axis, world in enumerate(orientation)}

@@ -66,7 +66,7 @@ def run(tasks: Iterable[Task], *, together: bool = False) -> Iterator[tuple[Hash
 
 def _run_on_threads(tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
     n_threads = thread_count()
-    with _one_blas_thread(), ThreadPoolExecutor(n_threads, thread_name_prefix="voxstack") as pool:
+    with _one_blas_thread, ThreadPoolExecutor(n_threads, thread_name_prefix="voxstack") as pool:
         in_flight: dict[Future[Any], Task] = {}
         try:
             while True:
@@ -94,7 +94,8 @@ def _run_on_client(client: Any, tasks: Iterator[Task], together: bool) -> Iterat
     completed = as_completed()
     try:
         while True:
-            room = None if together else max(2 * sum(client.nthreads().values()), 2) - len(in_flight)
+            window = max(2 * sum(client.nthreads().values()), 2)
+            room = None if together else max(window - len(in_flight), 0)
             new = list(islice(tasks, room))
             for task, future in zip(new, client.compute([task.work for task in new]), strict=True):
                 in_flight[future.key] = task, future
@@ -161,30 +162,37 @@ def memory_limit() -> int:
     return int(dask.utils.parse_bytes(configured))
 
 
-_blas_lock = threading.Lock()
-_blas_users = 0
-_blas_limit: Any = None
-
-
-@contextmanager
-def _one_blas_thread() -> Iterator[None]:
+class _OneBlasThread:
     """One BLAS thread per task while anything runs.
 
-    The limit belongs to the process, and contexts that overlap in several threads would restore it in the wrong order.
-    So the first one in sets it and the last one out restores it.
+    The limit belongs to the process. Of contexts that overlap in several threads the first one in sets it, and the last
+    one out restores it; both happen in one thread of their own, since threadpoolctl lets only the thread that set a
+    limit restore it.
     """
-    global _blas_users, _blas_limit
-    with _blas_lock:
-        if _blas_users == 0:
-            _blas_limit = threadpool_limits(1, user_api="blas")
-        _blas_users += 1
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            _blas_users -= 1
-            if _blas_users == 0:
-                _blas_limit.restore_original_limits()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._keeper: ThreadPoolExecutor | None = None
+        self._limits: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._keeper = ThreadPoolExecutor(1, thread_name_prefix="voxstack-blas")
+                self._limits = self._keeper.submit(threadpool_limits, 1, user_api="blas").result()
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                assert self._keeper is not None
+                self._keeper.submit(self._limits.__exit__, None, None, None).result()
+                self._keeper.shutdown()
+
+
+_one_blas_thread = _OneBlasThread()
 
 
 @contextmanager
@@ -212,11 +220,13 @@ def scheduler(spec: str, *, memory_limit: str | None = None) -> Iterator[str]:
     kind, _, count = spec.partition(":")
     if memory_limit is not None:
         try:
-            dask.utils.parse_bytes(memory_limit)
+            enough = dask.utils.parse_bytes(memory_limit) > 0
         except ValueError:
-            raise InputError(f"{memory_limit!r} is not an amount of memory; write for example 4GiB.") from None
+            enough = False
+        if not enough:
+            raise InputError(f"{memory_limit!r} is not an amount of memory; write for example 4GiB.")
     if spec == "threads":
-        with dask.config.set({"voxstack.memory-limit": memory_limit}):
+        with dask.config.set({} if memory_limit is None else {"voxstack.memory-limit": memory_limit}):
             yield ""
         return
     if kind != "local" or (count and not (count.isdecimal() and int(count) > 0)):

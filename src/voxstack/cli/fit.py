@@ -6,8 +6,8 @@ import click
 
 from voxstack.blocks import compute
 from voxstack.cli.options import computing, contrasts, on_scheduler
-from voxstack.export.maps import map_file_names, write_maps
-from voxstack.export.results import check_target, save_results
+from voxstack.export.maps import map_file_names, remove_maps, write_maps
+from voxstack.export.results import check_target, open_results, save_results
 from voxstack.grid import Grid
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.models.contrast import contrast
@@ -72,6 +72,8 @@ def command(
         map_file_names(lazy, log10_p=log10_p)
         folder.mkdir(parents=True, exist_ok=True)
         result = compute(lazy, progress=not quiet)
+    if results.exists():
+        remove_maps(open_results(results), folder)  # or maps of contrasts that are gone would stay beside the new ones
     paths = write_maps(result, folder, log10_p=log10_p)
     save_results(result, results, overwrite=overwrite)
     if not quiet:

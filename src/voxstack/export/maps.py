@@ -92,6 +92,13 @@ def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = Fal
     return names
 
 
+def remove_maps(dataset: xr.Dataset, folder: Path) -> None:
+    """Remove the images and sidecars that `write_maps` wrote of a result, without a prefix."""
+    for name in {name for log10_p in (False, True) for name in map_file_names(dataset, log10_p=log10_p)}:
+        (folder / name).unlink(missing_ok=True)
+        (folder / name.replace(".nii.gz", ".json")).unlink(missing_ok=True)
+
+
 def _planned(dataset: xr.Dataset, log10_p: bool) -> list[_Map]:
     return list(_of_contrasts(dataset, log10_p) if dataset.attrs["kind"] == "contrast" else _of_fit(dataset))
 

@@ -73,6 +73,8 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: there is no such file.") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}).") from error
+    except EOFError as error:
+        raise InputError(f"{path}: truncated ({error}).") from error
     except _BROKEN as error:
         raise InputError(f"{path}: not a whole NIfTI or Analyze image ({error}).") from error
     except ValueError as error:

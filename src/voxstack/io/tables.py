@@ -74,6 +74,10 @@ def _read_table(path: Path, label: str) -> pd.DataFrame:
         raise InputError(f"There is no participants table {path}.")
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
+        # pandas would rename the second of two columns of one name.
+        names = pd.read_csv(path, sep=separator, encoding="utf-8-sig", header=None, nrows=1, dtype=str).loc[0]
+        if names.dropna().duplicated().any():
+            raise InputError(f"{path} has several columns called {listing(names[names.duplicated()].dropna())}.")
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             return pd.read_csv(
@@ -124,7 +128,7 @@ def check_names(names: Iterable[str]) -> None:
     refused = [name for name in names if "/" in name or name.strip() in ("", ".", "..") or name.startswith("__")]
     if refused:
         raise InputError(
-            f"{listing(map(repr, refused))} cannot be the name of a map or covariate: a name must not be empty, '.' or "
+            f"A map or covariate cannot be called {listing(map(repr, refused))}: a name must not be empty, '.' or "
             "'..', hold a '/' or begin with '__'. Rename it."
         )
 
