@@ -130,8 +130,7 @@ def reduce_subjects(
             previous = (f"{name}-finish", *block)
             graph[previous] = (_finish, stage.finish, states[0], setup_key)
         graph[(f"{names[-1]}-maps", *block)] = (_scatter, previous, inside, dict(outputs))
-    dependencies = [*arrays]
-    return _unpack(f"{names[-1]}-maps", graph, dependencies, outputs, chunks[1:])
+    return _unpack(f"{names[-1]}-maps", graph, arrays, outputs, chunks[1:])
 
 
 def _combine_tree(

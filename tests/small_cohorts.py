@@ -1,0 +1,38 @@
+"""Small cohorts of NIfTI files, for the tests of stacking."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+SHAPE = (4, 5, 3)
+AFFINE = np.array([[2.0, 0, 0, -3], [0, 2.5, 0, -5], [0, 0, 3, 1], [0, 0, 0, 1]])
+MAPS = {"effect": "path"}
+
+
+def noise(n: int, shape: tuple[int, ...] = SHAPE, seed: int = 0) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).standard_normal((n, *shape)).astype("float32")
+
+
+def save(folder: Path, volumes: NDArray[Any], *, name: str = "effect", affine: NDArray[Any] = AFFINE) -> pd.DataFrame:
+    """Write one image a subject and the table that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    labels = [f"sub-{i:02d}" for i in range(len(volumes))]
+    for label, volume in zip(labels, volumes, strict=True):
+        nib.Nifti1Image(volume, affine).to_filename(folder / f"{label}_{name}.nii.gz")
+    table = pd.DataFrame({"participant_id": labels, "path": [f"{label}_{name}.nii.gz" for label in labels]})
+    table.to_csv(folder / "participants.tsv", sep="\t", index=False)
+    return table
+
+
+def content(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in sorted(store.rglob("*")) if path.is_file()}
+
+
+def break_inside(path: Path) -> None:
+    """Damage a large image so that its header and its length still look right."""
+    raw = path.read_bytes()
+    path.write_bytes(raw[:-60] + bytes(30) + raw[-30:])
