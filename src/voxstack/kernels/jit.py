@@ -1,12 +1,14 @@
 """One way to compile: cached where a folder can be written, in memory where none can; never holding the GIL."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numba
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-def jit(function: Callable[..., Any]) -> Callable[..., Any]:
+
+def jit(function: Function) -> Function:
     """Compile `function` at its first call, for the types of that call.
 
     numba raises RuntimeError when neither the package's folder nor the user's cache folder is writable, as in
@@ -14,7 +16,6 @@ def jit(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     options: Any = {"nopython": True, "nogil": True, "error_model": "numpy"}
     try:
-        compiled: Callable[..., Any] = numba.jit(cache=True, **options)(function)
+        return cast(Function, numba.jit(cache=True, **options)(function))
     except RuntimeError:
-        compiled = numba.jit(**options)(function)
-    return compiled
+        return cast(Function, numba.jit(**options)(function))

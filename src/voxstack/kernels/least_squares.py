@@ -9,7 +9,7 @@ With missing data each voxel has a triangular factor of its own, built and combi
 (Gentleman 1974, Applied Statistics 23:448).
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -145,7 +145,7 @@ class Reduced(NamedTuple):
 
 
 @jit
-def _project(y, Q, pivot, projection, rss):  # type: ignore[no-untyped-def]
+def _project(y: NDArray[Any], Q: Float, pivot: Float, projection: Float, rss: Float) -> None:
     # Two passes over a tile that stays in cache: projections, then squares of residuals. The innermost loops run over
     # slices along memory, which is what lets the compiler vectorise them.
     n, v = y.shape
@@ -174,7 +174,7 @@ def _project(y, Q, pivot, projection, rss):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _rotate_in(R, u, row, value):  # type: ignore[no-untyped-def]
+def _rotate_in(R: Float, u: Float, row: Float, value: float) -> float:
     # Adds one observation to a triangular factor and its projections; what is left of the value is a residual.
     r = u.size
     for a in range(r):
@@ -193,7 +193,17 @@ def _rotate_in(R, u, row, value):  # type: ignore[no-untyped-def]
 
 
 @jit
-def _reduce_incomplete(y, rows, use_pivot, voxels, pivot, projection, rss, R, present):  # type: ignore[no-untyped-def]
+def _reduce_incomplete(
+    y: NDArray[Any],
+    rows: Float,
+    use_pivot: bool,
+    voxels: Index,
+    pivot: Float,
+    projection: Float,
+    rss: Float,
+    R: Float,
+    present: Index,
+) -> None:
     n, r = rows.shape
     row = np.empty(r)
     u = np.empty(r)
@@ -216,7 +226,7 @@ def _reduce_incomplete(y, rows, use_pivot, voxels, pivot, projection, rss, R, pr
 
 
 @jit
-def _merge_incomplete(R, u, rss, other_R, other_u):  # type: ignore[no-untyped-def]
+def _merge_incomplete(R: Float, u: Float, rss: Float, other_R: Float, other_u: Float) -> None:
     m, r = u.shape
     row = np.empty(r)
     for k in range(m):

@@ -110,7 +110,9 @@ def _log_beta(large: Float, small: Float) -> Float:
 
 
 @jit
-def _incomplete_beta(a, b, ratio, log_beta, value, complement, log_value):  # type: ignore[no-untyped-def]
+def _incomplete_beta(
+    a: Float, b: Float, ratio: Float, log_beta: Float, value: Float, complement: Float, log_value: Float
+) -> None:
     # I_x(a, b) with x = 1 / (1 + ratio), its complement and its logarithm.
     for i in range(a.size):
         q = ratio[i]
@@ -138,7 +140,7 @@ def _incomplete_beta(a, b, ratio, log_beta, value, complement, log_value):  # ty
 
 
 @jit
-def _fraction(a, b, x, y, above):  # type: ignore[no-untyped-def]
+def _fraction(a: float, b: float, x: float, y: float, above: float) -> float:
     # B_x(a, b) / (x^a y^b), equation 9 of Didonato and Morris: no differences of large numbers for large a or b.
     before, now = (0.0, 1.0), (1.0, a * (1.0 + above) / (a + 1.0))
     value = now[0] / now[1]

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import zarr
@@ -102,7 +101,8 @@ def _refuse(unreadable: list[str], elsewhere: list[str], first: str, grid: Grid 
         raise error("\n".join(problems) + "\nNothing was written.")
 
 
-class Coverage(NamedTuple):
+@dataclass(frozen=True)
+class Coverage:
     """Where the subjects of a batch have data.
 
     Attributes
@@ -119,7 +119,7 @@ class Coverage(NamedTuple):
     informative: NDArray[np.bool_]
     n_zero: NDArray[np.int32]
 
-    def __add__(self, other: "Coverage") -> "Coverage":  # type: ignore[override]
+    def __add__(self, other: "Coverage") -> "Coverage":
         return Coverage(self.n_valid + other.n_valid, self.informative | other.informative, self.n_zero + other.n_zero)
 
 
