@@ -10,6 +10,9 @@ from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.io.readers import ImageSource, read_maps
 from voxstack.kernels.resample import nearest
+from voxstack.store.writer import Coverage
+
+Mask = str | Path | nib.spatialimages.SpatialImage | float
 
 
 def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDArray[np.bool_]:
@@ -39,3 +42,38 @@ def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDA
     if not on_grid.any():
         raise InputError(f"The mask {source.name} is empty or does not overlap the maps, which have {grid}.")
     return np.asarray(on_grid)
+
+
+def resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
+    """The explicit mask on the grid, if there is one, and the fraction of subjects that must have data."""
+    if isinstance(mask, bool) or (isinstance(mask, int | float) and not 0 < mask <= 1):
+        raise InputError(f"The mask fraction must be above 0 and at most 1, not {mask!r}.")
+    if isinstance(mask, int | float):
+        return None, float(mask)
+    if mask == "intersection":
+        return None, 1.0
+    return mask_on_grid(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask), grid), 0.0
+
+
+def choose_mask(
+    coverage: Coverage, explicit: NDArray[np.bool_] | None, fraction: float, n: int, mask: Mask
+) -> NDArray[np.bool_]:
+    """Voxels to analyse, from where the n subjects have data; `InputError` where none is left."""
+    informative = np.logical_and.reduce(coverage.informative)
+    # Rounding must not turn 0.3 of 10 subjects into 4.
+    enough = explicit if explicit is not None else coverage.n_valid >= fraction * n - 1e-9
+    chosen = np.asarray(informative & enough & (coverage.n_valid > 0))
+    if not chosen.any():
+        most = int(coverage.n_valid.max())
+        raise InputError(
+            f"No voxel is left in the mask ({mask_name(mask)}): the best covered voxel has data of {most} of {n} "
+            "subjects. Ask for a smaller fraction of the subjects, for example mask=0.9."
+        )
+    return chosen
+
+
+def mask_name(mask: Mask) -> str:
+    """The mask for messages and provenance, without the folder of a file."""
+    if isinstance(mask, nib.spatialimages.SpatialImage):
+        return "an image in memory"
+    return mask.name if isinstance(mask, Path) else str(mask).rpartition("/")[2]

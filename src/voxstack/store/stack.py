@@ -1,13 +1,10 @@
 """`stack`: from NIfTI maps and a participants table to one cohort in a store."""
 
-import shutil
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -15,8 +12,7 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 
 from voxstack import plan
-from voxstack.errors import InputError, StoreError, VoxstackWarning
-from voxstack.grid import Grid
+from voxstack.errors import InputError, VoxstackWarning
 from voxstack.io.sources import MapSpec, image_columns, resolve_maps
 from voxstack.io.tables import covariates, read_participants
 from voxstack.progress import track
@@ -25,11 +21,10 @@ from voxstack.run import Task, run, threads_per_task, worker_memory
 from voxstack.schema import SPACE
 from voxstack.store import layout
 from voxstack.store.location import Location
-from voxstack.store.mask import mask_on_grid
+from voxstack.store.mask import Mask, choose_mask, mask_name, resolve_mask
 from voxstack.store.open import open_cohort
+from voxstack.store.target import Target
 from voxstack.store.writer import Batch, Coverage, Placed, place, write_batch, zero_warning
-
-Mask = str | Path | nib.spatialimages.SpatialImage | float
 
 
 def stack(
@@ -99,10 +94,10 @@ def stack(
     kept = covariates(table, maps=maps, leave_out=image_columns(table, maps))
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
-    target = _Target.claim(Location.of(store, storage_options), overwrite=overwrite)
+    target = Target.claim(Location.of(store, storage_options), overwrite=overwrite)
     labels = [str(subject) for subject in table.index]
     grid, placed = place(sources, labels)
-    explicit, fraction = _resolve_mask(mask, grid)
+    explicit, fraction = resolve_mask(mask, grid)
     readers = threads_per_task(-(-len(labels) // plan.SUBJECTS_PER_CHUNK))
     memory = worker_memory() * readers  # tasks that use several threads are as many fewer
     itemsize = np.dtype(dtype).itemsize
@@ -120,9 +115,9 @@ def stack(
     assert coverage is not None
 
     # Conclude
-    chosen = _choose_mask(coverage, explicit, fraction, len(labels), mask)
+    chosen = choose_mask(coverage, explicit, fraction, len(labels), mask)
     cohort = template.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
-    details = {"maps": list(maps), "mask": mask if isinstance(mask, float | int) else _mask_name(mask),
+    details = {"maps": list(maps), "mask": mask if isinstance(mask, float | int) else mask_name(mask),
                "zero_is_missing": zero_is_missing, "dtype": dtype}  # fmt: skip
     layout.publish(zarr_store, cohort, list(maps), size, record("stack", **details))
     target.finish()
@@ -130,59 +125,6 @@ def stack(
     if warning is not None:
         warnings.warn(warning, VoxstackWarning, stacklevel=2)
     return open_cohort(store, storage_options=storage_options)
-
-
-@dataclass(frozen=True)
-class _Target:
-    """Where the cohort goes, and where it is built: beside an old one that it will replace, else in place."""
-
-    final: Location
-    building: Location
-
-    @classmethod
-    def claim(cls, location: Location, *, overwrite: bool) -> "_Target":
-        """Refuse whatever must not be written over."""
-        target = cls(location, location)
-        if location.path is not None and not location.path.exists():
-            return target
-        if location.path is not None and not location.path.is_dir():
-            raise StoreError(f"{location} is a file; a cohort needs a folder.")
-        store = location.open(read_only=True)
-        if layout.exists(store, "zarr.json"):
-            if not overwrite:
-                raise StoreError(
-                    f"{location} exists already. Choose another place, or replace it with overwrite=True (--overwrite)."
-                )
-            open_cohort(location.url, storage_options=location.storage_options)  # refuses what is not a cohort
-            if location.path is None:
-                return target
-            return cls(location, Location(f"{location.path}.partial"))
-        if not layout.exists(store, layout.UNFINISHED) and location.path is not None and any(location.path.iterdir()):
-            raise StoreError(f"{location} is a folder with other files in it. Choose a place that does not exist yet.")
-        return target
-
-    def begin(self) -> Any:
-        """An empty store to write into; what a stopped call left there is removed."""
-        store = self.building.open(read_only=False)
-        try:
-            layout.clear(store)
-            if self.building.path is not None:
-                self.building.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{self.building} cannot be written: {error}.") from error
-        return store
-
-    def finish(self) -> None:
-        """Put the new cohort in the place of the old one."""
-        if self.building == self.final:
-            return
-        assert self.final.path is not None
-        assert self.building.path is not None
-        old = self.final.path.with_name(f"{self.final.path.name}.old.partial")
-        shutil.rmtree(old, ignore_errors=True)
-        self.final.path.rename(old)
-        self.building.path.rename(self.final.path)
-        shutil.rmtree(old)
 
 
 def _batches(
@@ -201,37 +143,3 @@ def _batches(
         batch = Batch(start, images, location, outside, zero_is_missing, readers)
         work = delayed(write_batch, pure=False)(delayed(batch, traverse=False))
         yield Task(start, work)
-
-
-def _resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
-    """The explicit mask on the grid, if there is one, and the fraction of subjects that must have data."""
-    if isinstance(mask, bool) or (isinstance(mask, int | float) and not 0 < mask <= 1):
-        raise InputError(f"The mask fraction must be above 0 and at most 1, not {mask!r}.")
-    if isinstance(mask, int | float):
-        return None, float(mask)
-    if mask == "intersection":
-        return None, 1.0
-    return mask_on_grid(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask), grid), 0.0
-
-
-def _choose_mask(
-    coverage: Coverage, explicit: NDArray[np.bool_] | None, fraction: float, n: int, mask: Mask
-) -> NDArray[np.bool_]:
-    informative = np.logical_and.reduce(coverage.informative)
-    # Rounding must not turn 0.3 of 10 subjects into 4.
-    enough = explicit if explicit is not None else coverage.n_valid >= fraction * n - 1e-9
-    chosen = np.asarray(informative & enough & (coverage.n_valid > 0))
-    if not chosen.any():
-        most = int(coverage.n_valid.max())
-        raise InputError(
-            f"No voxel is left in the mask ({_mask_name(mask)}): the best covered voxel has data of {most} of {n} "
-            "subjects. Ask for a smaller fraction of the subjects, for example mask=0.9."
-        )
-    return chosen
-
-
-def _mask_name(mask: Mask) -> str:
-    """The mask for messages and provenance, without the folder of a file."""
-    if isinstance(mask, nib.spatialimages.SpatialImage):
-        return "an image in memory"
-    return mask.name if isinstance(mask, Path) else str(mask).rpartition("/")[2]
