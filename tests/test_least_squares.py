@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from voxstack.kernels.least_squares import Fit, Reduced, combine, decompose, reduce, solve
+from voxstack.kernels.basis import decompose
+from voxstack.kernels.least_squares import Fit, Reduced, combine, reduce, solve
 
 Float = NDArray[np.float64]
 

@@ -281,3 +281,34 @@ class TestRepeatable:
             cohort = vx.stack(tmp_path / "m" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
             np.testing.assert_array_equal(cohort["effect"].values, volumes)
         assert kept.value is not None
+
+
+class TestTwoAtOnce:
+    def test_a_second_writer_is_refused(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        participants, store = folder / "maps" / "participants.tsv", folder / "cohort.zarr"
+        refused: list[str] = []
+        write = vx.store.stack.write_batch
+
+        def while_writing(batch: Any) -> Any:
+            if not refused:
+                refused.append("")
+                with pytest.raises(StoreError, match="being written by another call") as second:
+                    vx.stack(participants, store, maps=MAPS)
+                refused[0] = str(second.value)
+            return write(batch)
+
+        monkeypatch.setattr("voxstack.store.stack.write_batch", while_writing)
+        cohort = vx.stack(participants, store, maps=MAPS)
+        assert refused[0]
+        assert cohort.sizes["subject"] == 5
+        assert not list(folder.glob("*.lock"))
+
+    def test_a_cohort_that_was_replaced_is_not_read_under_its_old_labels(self, folder: Path) -> None:
+        participants, store = folder / "maps" / "participants.tsv", folder / "cohort.zarr"
+        old = vx.stack(participants, store, maps=MAPS)
+        table = pd.read_csv(participants, sep="\t").iloc[::-1]
+        table["path"] = [str(folder / "maps" / path) for path in table["path"]]
+        new = vx.stack(table, store, maps=MAPS, overwrite=True)
+        with pytest.raises(StoreError, match="was replaced after it was opened"):
+            old["effect"].compute()
+        np.testing.assert_array_equal(new["effect"].sel(subject="sub-00"), noise(5)[0])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
-from typing import Any
+from typing import Any, overload
 
 import dask.array as da
 import numpy as np
@@ -276,7 +276,15 @@ def _slices(sizes: tuple[int, ...]) -> list[slice]:
     return [slice(int(stop - size), int(stop)) for size, stop in zip(sizes, stops, strict=True)]
 
 
-def compute(dataset: xr.Dataset, *, progress: bool = False) -> xr.Dataset:
+@overload
+def compute(dataset: xr.Dataset, *, progress: bool = ...) -> xr.Dataset: ...
+
+
+@overload
+def compute(dataset: xr.DataArray, *, progress: bool = ...) -> xr.DataArray: ...
+
+
+def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr.Dataset | xr.DataArray:
     """Compute a lazy result block by block, on the active Dask client or on threads.
 
     What ``dataset.compute()`` does, too, but with a progress bar and with only a few blocks of voxels in memory at a
@@ -285,15 +293,18 @@ def compute(dataset: xr.Dataset, *, progress: bool = False) -> xr.Dataset:
     Parameters
     ----------
     dataset
-        Such as of `fit_glm` or `contrast`.
+        Such as of `fit_glm` or `contrast`, or one of its variables.
     progress
         Show a progress bar.
 
     Returns
     -------
-    xarray.Dataset
+    xarray.Dataset or DataArray
         The same, in memory.
     """
+    if isinstance(dataset, xr.DataArray):
+        name = dataset.name
+        return compute(dataset.rename("map").to_dataset(), progress=progress)["map"].rename(name)
     lazy = [name for name, v in dataset.variables.items() if isinstance(v.data, da.Array) and set(SPACE) <= set(v.dims)]
     if not lazy:
         return dataset.compute()

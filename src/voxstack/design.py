@@ -76,10 +76,18 @@ def _covariate_table(cohort_or_table: xr.Dataset | pd.DataFrame) -> pd.DataFrame
     if isinstance(cohort_or_table, pd.DataFrame):
         return cohort_or_table
     labels = pd.Index(cohort_or_table[SUBJECT].values, name=SUBJECT)
-    return pd.DataFrame({name: cohort_or_table[name].values for name in covariate_names(cohort_or_table)}, index=labels)
+    columns = {name: _column(cohort_or_table[name]) for name in covariate_names(cohort_or_table)}
+    return pd.DataFrame(columns, index=labels)
+
+
+def _column(covariate: xr.DataArray) -> Any:
+    levels = covariate.attrs.get("levels")
+    return covariate.values if levels is None else pd.Categorical(covariate.values, categories=levels)
 
 
 def _from_formula(table: pd.DataFrame, text: str) -> pd.DataFrame:
+    if not text.strip(" ~"):
+        raise DesignError("The formula is empty; an intercept alone is '~ 1'.")
     try:
         formula = formulaic.Formula(text)
     except (FormulaicError, SyntaxError) as error:

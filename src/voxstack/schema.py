@@ -122,7 +122,11 @@ def validate(dataset: xr.Dataset, *kinds: str) -> xr.Dataset:
 
 def map_names(cohort: xr.Dataset) -> list[str]:
     """Names of a cohort's subject maps."""
-    return [str(name) for name, variable in cohort.data_vars.items() if set(variable.dims) == {SUBJECT, *SPACE}]
+    return [
+        str(name)
+        for name, v in cohort.data_vars.items()
+        if set(v.dims) == {SUBJECT, *SPACE} and name not in RESERVED_NAMES
+    ]
 
 
 def covariate_names(cohort: xr.Dataset) -> list[str]:

@@ -6,14 +6,13 @@ import click
 
 from voxstack.blocks import compute
 from voxstack.cli.options import computing, contrasts, on_scheduler
+from voxstack.errors import StoreError
 from voxstack.export.maps import map_file_names, remove_maps, write_maps
 from voxstack.export.results import check_target, open_results, save_results
-from voxstack.grid import Grid
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.models.contrast import contrast
 from voxstack.models.fit import fit_glm
 from voxstack.store.location import Location
-from voxstack.store.mask import mask_on_grid
 from voxstack.store.open import open_cohort
 
 
@@ -62,11 +61,12 @@ def command(
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     results = folder / "results.zarr"
+    if (folder / "zarr.json").exists():
+        raise StoreError(f"{folder} is a store itself. Choose another folder for the results.")
     check_target(Location.of(results), overwrite=overwrite)
     with on_scheduler(where, memory_limit, quiet):
         cohort = open_cohort(store)
-        inside = None if mask is None else mask_on_grid(Path(mask), Grid.from_dataset(cohort))
-        fit = fit_glm(cohort, design, variable=variable, missing=missing, mask=inside)  # type: ignore[arg-type]
+        fit = fit_glm(cohort, design, variable=variable, missing=missing, mask=mask)  # type: ignore[arg-type]
         lazy = contrast(fit, hypotheses, alternative=alternative)  # type: ignore[arg-type]
         # What cannot be written is found before the work starts.
         map_file_names(lazy, log10_p=log10_p)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from voxstack.blocks import compute
 from voxstack.errors import InputError, listing
@@ -79,6 +80,12 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
 def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = False) -> list[str]:
     """Names of the images that `write_maps` writes, computing nothing; `InputError` where two would be the same."""
     validate(dataset, "contrast", "fit")
+    along = "contrast" if dataset.attrs["kind"] == "contrast" else "regressor"
+    if along not in dataset.dims or not set(SPACE) <= set(dataset.dims):
+        raise InputError(
+            f"The result has lost a dimension: it has {listing(dataset.dims)}. Select with a list to keep it, such as "
+            f".sel({along}=['age']) or .isel(z=[0]); to_nifti takes single maps of any kind."
+        )
     unusable = re.sub(r"[\w.-]", "", prefix)
     if unusable:
         raise InputError(f"The prefix {prefix!r} has {unusable!r}, which file names should not have.")
@@ -111,6 +118,8 @@ def _of_contrasts(result: xr.Dataset, log10_p: bool) -> Iterator[_Map]:
         stats = {"effect": "effect", "variance": "variance"} if stat_type == "t" else {}
         stats |= {"stat": stat_type, "z_score": "z", "p_value": "log10p" if log10_p else "p"}
         for variable, stat in stats.items():
+            if variable not in result:
+                continue
             described = result[variable].attrs["long_name"]
             if stat == "log10p":
                 described = f"-log10 of the {described}"
@@ -122,6 +131,11 @@ def _of_contrasts(result: xr.Dataset, log10_p: bool) -> Iterator[_Map]:
 
 def _contrast_meta(result: xr.Dataset, name: str, one: xr.Dataset, stat_type: str) -> dict[str, Any]:
     provenance = result.attrs["provenance"]
+    if name not in provenance["contrasts"]:
+        raise InputError(
+            f"The result does not say what {name!r} is: it was renamed or put together after contrast, which knows "
+            f"{listing(provenance['contrasts'])}. Name contrasts when testing: contrast(fit, {{'name': ...}})."
+        )
     rows = np.atleast_2d(provenance["contrasts"][name])
     weights = [{r: float(w) for r, w in zip(provenance["regressors"], row, strict=True) if w != 0} for row in rows]
     meta: dict[str, Any] = {"Contrast": name, "StatType": stat_type, "Weights": weights}
@@ -154,11 +168,19 @@ def _write_image(path: Path, dataset: xr.Dataset, one: _Map) -> None:
         at = dataset.sel(one.selection)
         alternative: Alternative = dataset.attrs["alternative"] if at["stat_type"].item() == "t" else "greater"
         data = data.copy(data=z_to_log10p(at["z_score"].values, alternative))
-    image = to_nifti(data.astype(np.float64 if stat in ("p", "dof") else np.float32))
+    wide = stat in ("p", "dof") or not _fits_float32(data.values)
+    image = to_nifti(data.astype(np.float64 if wide else np.float32))
     image.header["descrip"] = stat.encode()
     partial = path.with_name(f"{path.name}.partial.nii.gz")
     image.to_filename(partial)
     partial.replace(path)
+
+
+def _fits_float32(values: NDArray[np.float64]) -> bool:
+    """Whether no value vanishes or overflows; units such as Tesla squared make variances of 1e-50."""
+    size = np.abs(values[np.isfinite(values) & (values != 0)])
+    limits = np.finfo(np.float32)
+    return bool(not size.size or (size.min() >= limits.tiny and size.max() <= limits.max))
 
 
 def _write_whole(path: Path, content: bytes) -> None:

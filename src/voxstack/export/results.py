@@ -7,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from voxstack.blocks import compute
-from voxstack.errors import StoreError
+from voxstack.errors import InputError, StoreError
 from voxstack.schema import validate
 from voxstack.store import layout
 from voxstack.store.encoding import encode
@@ -39,6 +39,11 @@ def save_results(
         Something is there already, and is no result or `overwrite` is not set.
     """
     validate(dataset, *_KINDS)
+    for name in ("contrast", "regressor"):
+        if name in dataset.coords and name not in dataset.dims:
+            raise InputError(
+                f"The result has lost its dimension {name}. Select with a list to keep it: .sel({name}=[...])."
+            )
     location = Location.of(store, storage_options)
     check_target(location, overwrite=overwrite)
     keys = encode(compute(dataset), {})

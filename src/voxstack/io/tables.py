@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack.errors import InputError, listing
-from voxstack.schema import RESERVED_NAMES
+from voxstack.schema import RESERVED_NAMES, SUBJECT
 
 _MISSING = ["", "n/a", "N/A", "NA", "NaN", "nan"]
 
@@ -39,10 +40,10 @@ def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tu
         No such file or column; labels missing or not unique; no row at all.
     """
     if isinstance(participants, pd.DataFrame):
-        table, folder, name = participants.copy(), Path(), "The participants table"
+        table, folder, name = participants.copy(), Path.cwd(), "The participants table"
     else:
         path = Path(participants)
-        table, folder, name = _read_table(path, label), path.parent, f"The participants table {path}"
+        table, folder, name = _read_table(path, label), path.absolute().parent, f"The participants table {path}"
     table.columns = [str(column) for column in table.columns]
     if label not in table.columns:
         if table.index.name != label:
@@ -95,8 +96,8 @@ def _read_table(path: Path, label: str) -> pd.DataFrame:
         raise InputError(f"{path} is not a {kind}-separated table in UTF-8: {error}") from error
 
 
-def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Covariates as plain arrays that a store can hold: float64, int64, bool or str.
+def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[str]) -> dict[str, xr.Variable]:
+    """Covariates as variables along the subjects that a store can hold: float64, int64, bool or str.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[
     -------
     dict
         Missing values are NaN in numeric covariates, which are then float64, and in text ones, which are then object
-        arrays.
+        arrays. The levels of a categorical column are kept, in their order, as the attribute "levels".
     """
     kept = table.drop(columns=list(leave_out))
     refused = sorted((RESERVED_NAMES | set(maps)) & set(kept.columns))
@@ -120,7 +121,13 @@ def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[
             f"A covariate cannot be called {listing(refused)}: the cohort uses that name itself. Rename the column."
         )
     check_names(kept.columns)
-    return {name: _plain(kept[name]) for name in kept.columns}
+    return {name: xr.Variable((SUBJECT,), _plain(kept[name]), _levels(kept[name])) for name in kept.columns}
+
+
+def _levels(column: "pd.Series[Any]") -> dict[str, list[str]]:
+    if not isinstance(column.dtype, pd.CategoricalDtype):
+        return {}
+    return {"levels": [str(level) for level in column.dtype.categories]}
 
 
 def check_names(names: Iterable[str]) -> None:

@@ -14,97 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from voxstack.kernels.basis import Basis
 from voxstack.kernels.jit import jit
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int64]
 
 _EPS = float(np.finfo(np.float64).eps)
-
-
-class Basis(NamedTuple):
-    """An orthonormal basis of a design's column space.
-
-    Attributes
-    ----------
-    rows : (n, r) float64
-        The basis Q, one row a subject.
-    to_beta : (p, r) float64
-        Turns Q'y into coefficients: the least-squares solution of minimum norm where the design is rank deficient.
-    constant : (r,) float64
-        The constant vector's coordinates in the basis; zeros where it is not in the column space.
-    beta_of_constant : (p,) float64
-        Coefficients of the constant vector: what adding 1 to the data adds to beta.
-    dependent : tuple of int
-        Columns that are linear combinations of the columns before them.
-    """
-
-    rows: Float
-    to_beta: Float
-    constant: Float
-    beta_of_constant: Float
-    dependent: tuple[int, ...]
-
-    @property
-    def rank(self) -> int:
-        """Rank r of the design."""
-        return int(self.to_beta.shape[1])
-
-    @property
-    def covariance(self) -> Float:
-        """(X'X)^-1, or its Moore-Penrose inverse: (p, p)."""
-        product: Float = self.to_beta @ self.to_beta.T
-        return product
-
-
-def decompose(design: Float) -> Basis:
-    """Orthonormal basis and rank of a design by twice-repeated Gram-Schmidt, column by column.
-
-    A column counts as dependent when less than ``8 max(n, p) eps`` of its length is left after the columns before it
-    are taken out; the test does not depend on the columns' units.
-
-    Parameters
-    ----------
-    design : (n, p) float64
-
-    Returns
-    -------
-    Basis
-    """
-    assert design.ndim == 2, design.shape
-    n, p = design.shape
-    tolerance = 8 * max(n, p) * _EPS
-    Q = np.empty((n, 0))
-    dependent = []
-    for column in range(p):
-        norm = float(np.linalg.norm(design[:, column]))
-        rest = design[:, column] / norm if norm > 0 else np.zeros(n)
-        for _ in range(2):
-            rest = rest - Q @ (Q.T @ rest)
-        left = float(np.linalg.norm(rest))
-        if left <= tolerance:
-            dependent.append(column)
-            continue
-        # Where little was left, the remainder is orthogonal only up to that cancellation: once more, at unit length.
-        rest = rest / left
-        rest = rest - Q @ (Q.T @ rest)
-        Q = np.column_stack([Q, rest / np.linalg.norm(rest)])
-    T = Q.T @ design  # (r, p), of full row rank
-    # With T' = Q2 R2, the Moore-Penrose inverse of T is Q2 R2^-T.
-    Q2, R2 = np.linalg.qr(T.T)
-    to_beta = np.linalg.solve(R2, Q2.T).T
-    constant = Q.sum(axis=0)
-    if n - constant @ constant > n * tolerance:
-        return Basis(Q, to_beta, np.zeros_like(constant), np.zeros(p), tuple(dependent))
-    beta_of_constant = to_beta @ constant
-    # Coefficients that are zero but for rounding would be multiplied by means of any size.
-    size = np.abs(beta_of_constant) * np.linalg.norm(design, axis=0)
-    beta_of_constant[size <= tolerance * np.sqrt(n)] = 0.0
-    whole = np.round(beta_of_constant)
-    near = np.allclose(whole, beta_of_constant, rtol=0, atol=1e-8)
-    if near and np.array_equal(design @ whole, np.ones(n)):  # as for an intercept, or the indicators of groups
-        beta_of_constant = whole
-    return Basis(Q, to_beta, constant, beta_of_constant, tuple(dependent))
 
 
 class Reduced(NamedTuple):
@@ -385,7 +301,8 @@ def _at(reduced: Reduced, voxels: Index) -> _Own:
 
 def _shift(reduced: Reduced, pivot: Float) -> Reduced:
     """The same subjects about another pivot: residuals stay, projections move along the constant vector."""
-    delta = reduced.pivot - pivot
+    with np.errstate(invalid="ignore"):  # infinities
+        delta = reduced.pivot - pivot
     projection = reduced.projection + (reduced.R @ reduced.constant)[:, None] * delta
     if reduced.incomplete.size:
         at = reduced.incomplete

@@ -72,7 +72,8 @@ class Model:
     shared
         setup -> those variables of the fit that are the same at all voxels.
     contrast
-        (maps (..., v) and shared variables by name, weights (q, p), "t" or "F") -> Estimate.
+        (maps (..., v) and shared variables by name, independent weights (q, p), "t" or "F") -> Estimate. Beside the
+        fit's own variables it gets "to_beta" (p, r), of which (X'X)^-1 of the design is the product with itself.
     subjects
         "streamed": chunks of subjects are reduced one by one. "whole": each block of voxels holds all subjects.
     """

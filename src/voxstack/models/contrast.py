@@ -15,7 +15,7 @@ from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
 from voxstack.errors import DesignError, InputError
 from voxstack.grid import Grid
 from voxstack.kernels import pvalues
-from voxstack.kernels.least_squares import decompose
+from voxstack.kernels.basis import Basis, decompose
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 from voxstack.models.blueprint import Estimate
 from voxstack.models.registry import MODELS
@@ -64,12 +64,15 @@ def contrast(fit: xr.Dataset, contrasts: ContrastSpec, *, alternative: Alternati
     fit = _whole(fit)
     regressors = [str(regressor) for regressor in fit["regressor"].values]
     hypotheses = parse_contrasts(contrasts, regressors)
-    _check_estimable(hypotheses, fit["design"].values)
+    basis = decompose(fit["design"].values)
+    _check_estimable(hypotheses, fit["design"].values, basis)
 
     # Compute (lazily)
     model = MODELS[fit.attrs["model"]]
     names = list(model.maps[fit.attrs["missing"]])
-    shared = {str(n): fit[n].values for n in fit.data_vars if n not in names and n != "design"}
+    shared = {"to_beta": basis.to_beta} | {
+        str(n): fit[n].values for n in fit.data_vars if n not in names and n != "design"
+    }
     test = _Test(model.contrast, tuple(hypotheses), alternative, shared)
     lazy = {name: _lazy(fit[name].transpose(..., *SPACE)) for name in names}
     outputs: dict[str, tuple[int, ...]] = {name: (len(hypotheses),) for name in _MAPS}
@@ -81,7 +84,7 @@ def contrast(fit: xr.Dataset, contrasts: ContrastSpec, *, alternative: Alternati
         "contrast": [hypothesis.name for hypothesis in hypotheses],
         "stat_type": ("contrast", [hypothesis.stat_type for hypothesis in hypotheses]),
         "dof_num": ("contrast", [hypothesis.rank for hypothesis in hypotheses]),
-        "dof": _dof(fit, len(hypotheses)),
+        "dof": _dof(fit, basis.rank, len(hypotheses)),
     }
     grid = Grid.from_dataset(fit)
     result = result.assign_coords(coords).assign_coords(grid.coords()).assign_coords(mask=fit["mask"].variable)
@@ -124,7 +127,7 @@ class _Test:
         return {name: np.stack([row[name] for row in rows]) for name in _MAPS}
 
     def _row(self, fit: Mapping[str, NDArray[np.float64]], hypothesis: Contrast) -> dict[str, NDArray[np.float64]]:
-        e = self.estimate(fit, hypothesis.weights, hypothesis.stat_type)
+        e = self.estimate(fit, hypothesis.independent, hypothesis.stat_type)
         if hypothesis.stat_type == "t":
             z, p = pvalues.t_to_z_and_p(e.stat, e.dof, self.alternative)
         else:
@@ -132,18 +135,16 @@ class _Test:
         return {"effect": e.effect, "variance": e.variance, "stat": e.stat, "z_score": z, "p_value": p}
 
 
-def _check_estimable(hypotheses: Sequence[Contrast], design: NDArray[np.float64]) -> None:
+def _check_estimable(hypotheses: Sequence[Contrast], design: NDArray[np.float64], basis: Basis) -> None:
     """A contrast can be estimated if its weights lie in the row space of the design."""
-    scale = np.linalg.norm(design, axis=0)
-    scaled = design / np.where(scale > 0, scale, 1)
-    basis = decompose(scaled)
     if basis.rank == design.shape[1]:
         return
-    onto_rows = basis.to_beta @ basis.rows.T @ scaled
+    scale = np.linalg.norm(design, axis=0)
+    scale[scale == 0] = 1.0  # of a column of zeros, whose coefficient nothing depends on
+    onto_rows = scale[:, None] * (basis.to_beta @ (basis.rows.T @ (design / scale)))
     refused = []
     for hypothesis in hypotheses:
-        weights = hypothesis.weights / np.where(scale > 0, scale, 1)
-        # A weight on a column of zeros stays: it tests a coefficient that nothing depends on.
+        weights = hypothesis.weights / scale
         size = np.linalg.norm(weights, axis=1, keepdims=True)
         if np.abs(weights - weights @ onto_rows).max() > 1e-8 * size.max():
             refused.append(hypothesis.name)
@@ -155,11 +156,10 @@ def _check_estimable(hypotheses: Sequence[Contrast], design: NDArray[np.float64]
         )
 
 
-def _dof(fit: xr.Dataset, n_contrasts: int) -> tuple[Any, Any]:
+def _dof(fit: xr.Dataset, rank: int, n_contrasts: int) -> tuple[Any, Any]:
     if fit.attrs["missing"] == "available":
         return SPACE, fit["dof"].variable.transpose(*SPACE).data
-    n = fit.sizes["subject"]
-    return "contrast", np.full(n_contrasts, float(n - decompose(fit["design"].values).rank))
+    return "contrast", np.full(n_contrasts, float(fit.sizes["subject"] - rank))
 
 
 def _lazy(variable: xr.DataArray) -> da.Array:

@@ -1,10 +1,13 @@
 """`fit_glm`: one model, fitted to every voxel of a cohort."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from voxstack import provenance
@@ -12,10 +15,13 @@ from voxstack.blocks import Reduction, as_blocks, reduce_subjects
 from voxstack.design import Matrix, make_design
 from voxstack.errors import DesignError, InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
-from voxstack.kernels.least_squares import decompose
+from voxstack.kernels.basis import decompose
 from voxstack.models.blueprint import Missing, Model
 from voxstack.models.registry import MODELS
 from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
+from voxstack.store.mask import mask_on_grid
+
+FitMask = xr.DataArray | NDArray[np.bool_] | str | Path | SpatialImage
 
 
 def fit_glm(
@@ -25,7 +31,7 @@ def fit_glm(
     variable: str | None = None,
     model: str = "ols",
     missing: Missing = "complete",
-    mask: xr.DataArray | NDArray[np.bool_] | None = None,
+    mask: FitMask | None = None,
 ) -> xr.Dataset:
     """Fit a general linear model to every voxel. Nothing is read until the result is computed.
 
@@ -42,8 +48,8 @@ def fit_glm(
     missing
         "complete": voxels that some subject lacks are NaN. "available": each voxel is fitted to the subjects that have
         it; it is NaN where the design then loses rank or no degree of freedom is left.
-    mask : (x, y, z) bool
-        Narrows the cohort's mask.
+    mask : (x, y, z) bool, path or image
+        Narrows the cohort's mask; an image is brought to its grid by nearest neighbour.
 
     Returns
     -------
@@ -73,6 +79,7 @@ def fit_glm(
     # Validate
     blueprint = _choose(model, missing)
     name = _choose_map(cohort, variable)
+    _check_labels(cohort)
     absent = [need for need in blueprint.needs if need != "map" and need not in map_names(cohort)]
     if absent:
         raise InputError(f"The model {model!r} needs the map {listing(absent)}, which the cohort does not have.")
@@ -113,6 +120,13 @@ def _choose(model: str, missing: str) -> Model:
     return MODELS[model]
 
 
+def _check_labels(cohort: xr.Dataset) -> None:
+    labels = cohort.indexes[SUBJECT] if SUBJECT in cohort.indexes else pd.Index(range(cohort.sizes[SUBJECT]))
+    if labels.has_duplicates:
+        twice = listing(labels[labels.duplicated()].unique())
+        raise InputError(f"The cohort holds {twice} more than once. Give each image a label of its own.")
+
+
 def _choose_map(cohort: xr.Dataset, variable: str | None) -> str:
     names = map_names(cohort)
     if not names:
@@ -146,15 +160,20 @@ def _check_rank(design: xr.DataArray, regressors: list[str]) -> None:
         )
 
 
-def _mask(cohort: xr.Dataset, mask: xr.DataArray | NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+def _mask(cohort: xr.Dataset, mask: FitMask | None) -> NDArray[np.bool_]:
     if "mask" in cohort.coords:
-        inside = np.asarray(cohort["mask"].transpose(*SPACE).values, dtype=bool)
+        stored = cohort["mask"]
+        if SUBJECT in stored.dims:  # cohorts with masks of their own were concatenated
+            stored = stored.all(SUBJECT)
+        inside = np.asarray(stored.transpose(*SPACE).values, dtype=bool)
     else:
         inside = np.ones(Grid.from_dataset(cohort).shape, dtype=bool)
     if mask is not None:
         if isinstance(mask, xr.DataArray):
             # Raises GridMismatch where the lattices differ.
             mask, _ = xr.align(mask.transpose(*SPACE), cohort, join="inner")
+        if isinstance(mask, str | Path | SpatialImage):
+            mask = mask_on_grid(Path(mask) if isinstance(mask, str) else mask, Grid.from_dataset(cohort))
         given = np.asarray(mask)
         if given.shape != inside.shape:
             raise InputError(f"The mask has the shape {given.shape}, the cohort's grid {inside.shape}.")

@@ -7,16 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels import least_squares as ls
+from voxstack.kernels.basis import Basis, decompose
 from voxstack.models.blueprint import Estimate, Float, Missing, Model, Pass
 
 
 class _Setup(NamedTuple):
-    basis: ls.Basis
+    basis: Basis
     available: bool
 
 
 def _prepare(design: Float, missing: Missing) -> _Setup:
-    return _Setup(ls.decompose(design), missing == "available")
+    return _Setup(decompose(design), missing == "available")
 
 
 def _partial(blocks: Sequence[NDArray[Any]], rows: slice, setup: _Setup, previous: None) -> ls.Reduced:
@@ -36,34 +37,31 @@ def _shared(setup: _Setup) -> dict[str, Float]:
 
 def _contrast(fit: Mapping[str, Float], weights: Float, stat_type: Literal["t", "F"]) -> Estimate:
     effects = weights @ fit["beta"]  # (q, v)
-    covariance = fit["beta_covariance"]
-    if covariance.ndim == 2:
-        covariance = covariance[:, :, None]
-    unscaled = np.einsum("ap,pqv,bq->abv", weights, covariance, weights, optimize=True)  # (q, q, v or 1)
     # Without residual variance there is nothing to hold an effect against.
     residual_variance = np.where(fit["residual_variance"] > 0, fit["residual_variance"], np.nan)
-    if stat_type == "t":
-        variance = fit["residual_variance"] * unscaled[0, 0]
-        stat = effects[0] / np.sqrt(residual_variance * unscaled[0, 0])
-        return Estimate(effects[0], variance, stat, fit["dof"])
-    known = np.isfinite(unscaled).all(axis=(0, 1))
-    inverse, rank = np.full(unscaled.shape, np.nan), np.full(known.shape, np.nan)
-    inverse[..., known], rank[known] = _pseudo_inverse(unscaled[..., known])
-    explained = np.einsum(
-        "av,abv,bv->v", effects, np.broadcast_to(inverse, (*inverse.shape[:2], effects.shape[1])), effects
-    )
-    none = np.full(effects.shape[1], np.nan)
-    return Estimate(none, none, explained / rank / residual_variance, fit["dof"])
+    if stat_type == "F":
+        none = np.full(effects.shape[1], np.nan)
+        return Estimate(none, none, _explained(fit, weights, effects) / len(weights) / residual_variance, fit["dof"])
+    covariance = fit["beta_covariance"]
+    unscaled = np.einsum("p,pq...,q->...", weights[0], covariance, weights[0])  # () or (v,)
+    stat = effects[0] / np.sqrt(residual_variance * unscaled)
+    return Estimate(effects[0], fit["residual_variance"] * unscaled, stat, fit["dof"])
 
 
-def _pseudo_inverse(matrices: Float) -> tuple[Float, Float]:
-    """Inverses (q, q, m) and ranks (m,) of covariances, in the units of their diagonals: rows may repeat each other."""
-    scale = np.sqrt(np.einsum("aam->am", matrices))
-    scaled = (matrices / scale[:, None] / scale[None]).transpose(2, 0, 1)
-    tolerance = 1e-10
-    inverse = np.linalg.pinv(scaled, rcond=tolerance, hermitian=True)
-    rank = np.linalg.matrix_rank(scaled, rtol=tolerance, hermitian=True)
-    return inverse.transpose(1, 2, 0) / scale[:, None] / scale[None], rank.astype(float)
+def _explained(fit: Mapping[str, Float], weights: Float, effects: Float) -> Float:
+    """Sum of squares (v,) that q independent effects explain: e' (C (X'X)^-1 C')^-1 e."""
+    if fit["beta_covariance"].ndim == 2:
+        # (X'X)^-1 is to_beta to_beta': with the QR decomposition of C to_beta its condition is not squared.
+        _, R = np.linalg.qr((weights @ fit["to_beta"]).T)
+        standard = np.linalg.solve(R.T, effects)
+        return np.asarray(np.einsum("qv,qv->v", standard, standard))
+    covariance = np.einsum("ap,pqv,bq->vab", weights, fit["beta_covariance"], weights, optimize=True)
+    explained = np.full(effects.shape[1], np.nan)
+    known = np.isfinite(covariance).all(axis=(1, 2)) & np.isfinite(effects).all(axis=0)
+    scale = np.sqrt(np.einsum("vaa->va", covariance[known]))  # to units in which the effects have variance 1
+    scaled, standard = covariance[known] / scale[:, :, None] / scale[:, None], effects[:, known].T / scale
+    explained[known] = np.einsum("va,va->v", standard, np.linalg.solve(scaled, standard[..., None])[..., 0])
+    return explained
 
 
 OLS = Model(

@@ -65,5 +65,5 @@ def _to_text(values: Any) -> Any:
 
 def _from_text(values: Any) -> Any:
     if values.ndim != 1:
-        return np.asarray(values, dtype=str)
+        return np.asarray(values).astype(str)
     return text_array([None if value == _MISSING_TEXT else str(value) for value in values])

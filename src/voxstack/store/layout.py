@@ -6,7 +6,7 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import xarray as xr
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 from zarr.abc.store import Store
 from zarr.buffer import cpu
 from zarr.codecs import ZstdCodec
@@ -22,7 +22,7 @@ UNFINISHED = "stack.partial"
 
 
 def cohort_template(
-    grid: Grid, labels: list[str], covariates: Mapping[str, NDArray[Any]], maps: list[str], dtype: DTypeLike
+    grid: Grid, labels: list[str], covariates: Mapping[str, xr.Variable], maps: list[str], dtype: DTypeLike
 ) -> xr.Dataset:
     """A cohort as it will be, with lazy variables in place of its maps.
 
@@ -33,14 +33,14 @@ def cohort_template(
     labels
         Of the subjects.
     covariates
-        One array along the subjects each.
+        One variable along the subjects each.
     maps
         Names.
     dtype
         Of the maps.
     """
     shape = (len(labels), *grid.shape)
-    coords = {SUBJECT: np.array(labels, dtype=str), **{name: (SUBJECT, v) for name, v in covariates.items()}}
+    coords = {SUBJECT: np.array(labels, dtype=str), **covariates}
     # One chunk, so that no graph is built: the array only stands for the metadata.
     variables = {name: ((SUBJECT, *SPACE), da.zeros(shape, dtype=dtype, chunks=shape)) for name in maps}
     return xr.Dataset(variables, coords=coords).assign_coords(grid.coords())

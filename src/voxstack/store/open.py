@@ -120,7 +120,7 @@ def from_arrays(
         {name: (dims, array) for name, array in arrays.items()},
         coords={
             SUBJECT: table.index.to_numpy(dtype=str),
-            **{name: (SUBJECT, v) for name, v in covariates(table, maps=arrays, leave_out=[]).items()},
+            **covariates(table, maps=arrays, leave_out=[]),
         },
     ).assign_coords(grid.coords())
     cohort = cohort.assign_coords(mask=(SPACE, _mask(mask, arrays, grid)))

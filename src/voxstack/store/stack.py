@@ -21,6 +21,7 @@ from voxstack.run import Task, run, threads_per_task, worker_memory
 from voxstack.schema import SPACE
 from voxstack.store import layout
 from voxstack.store.location import Location
+from voxstack.store.lock import one_writer
 from voxstack.store.mask import Mask, choose_mask, mask_name, resolve_mask
 from voxstack.store.open import open_cohort
 from voxstack.store.target import Target
@@ -103,24 +104,26 @@ def stack(
     itemsize = np.dtype(dtype).itemsize
     size = plan.subjects_per_batch(len(labels), grid.shape, itemsize=itemsize, readers=readers, memory=memory)
 
-    # Compute
-    zarr_store = target.begin()
-    template = layout.cohort_template(grid, labels, kept, list(maps), dtype)
-    layout.write_maps_metadata(zarr_store, template, list(maps), size)
-    n_batches = -(-len(labels) // size)
-    tasks = _batches(placed, target.building, explicit, zero_is_missing=zero_is_missing, size=size, readers=readers)
-    coverage: Coverage | None = None
-    for _, counted in track(run(tasks), total=n_batches, description="stack", visible=progress):
-        coverage = counted if coverage is None else coverage + counted
-    assert coverage is not None
+    with one_writer(target.final):
+        # Compute
+        target = Target.claim(target.final, overwrite=overwrite)  # another writer may have finished meanwhile
+        zarr_store = target.begin()
+        template = layout.cohort_template(grid, labels, kept, list(maps), dtype)
+        layout.write_maps_metadata(zarr_store, template, list(maps), size)
+        n_batches = -(-len(labels) // size)
+        tasks = _batches(placed, target.building, explicit, zero_is_missing=zero_is_missing, size=size, readers=readers)
+        coverage: Coverage | None = None
+        for _, counted in track(run(tasks), total=n_batches, description="stack", visible=progress):
+            coverage = counted if coverage is None else coverage + counted
+        assert coverage is not None
 
-    # Conclude
-    chosen = choose_mask(coverage, explicit, fraction, len(labels), mask)
-    cohort = template.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
-    details = {"maps": list(maps), "mask": mask if isinstance(mask, float | int) else mask_name(mask),
-               "zero_is_missing": zero_is_missing, "dtype": dtype}  # fmt: skip
-    layout.publish(zarr_store, cohort, list(maps), size, record("stack", **details))
-    target.finish()
+        # Conclude
+        chosen = choose_mask(coverage, explicit, fraction, len(labels), mask)
+        cohort = template.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
+        details = {"maps": list(maps), "mask": mask if isinstance(mask, float | int) else mask_name(mask),
+                   "zero_is_missing": zero_is_missing, "dtype": dtype}  # fmt: skip
+        layout.publish(zarr_store, cohort, list(maps), size, record("stack", **details))
+        target.finish()
     warning = zero_warning(coverage, chosen, len(labels), list(maps))
     if warning is not None:
         warnings.warn(warning, VoxstackWarning, stacklevel=2)

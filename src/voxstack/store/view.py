@@ -18,6 +18,7 @@ from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
+from voxstack.errors import StoreError
 from voxstack.store.location import Location
 
 
@@ -33,18 +34,35 @@ class StoreView:
         Of the array.
     token
         Of its metadata: an array that was replaced by one of another shape or chunks is another array.
+    stamp
+        When a store in a folder was published (ns); None for an object store.
     """
 
     location: Location
     name: str
     token: str
+    stamp: int | None
 
     def __hash__(self) -> int:
         return hash((self.location.url, self.name, self.token))
 
     def read(self, selection: tuple[slice, ...]) -> NDArray[Any]:
-        """Part of the array."""
+        """Part of the array; `StoreError` if the store was replaced since it was opened.
+
+        The new data would be read under the old labels.
+        """
+        if self.stamp != _stamp(self.location):
+            raise StoreError(f"{self.location} was replaced after it was opened. Open it again.")
         return np.asarray(_open(self)[selection])
+
+
+def _stamp(location: Location) -> int | None:
+    if location.path is None:
+        return None
+    try:
+        return (location.path / "zarr.json").stat().st_mtime_ns
+    except FileNotFoundError:
+        raise StoreError(f"{location} was removed after it was opened.") from None
 
 
 @lru_cache(maxsize=128)
@@ -69,7 +87,8 @@ def lazy_array(location: Location, name: str) -> da.Array:
     """
     array = zarr.open_array(location.open(read_only=True), path=name, mode="r")
     assert isinstance(array, zarr.Array)
-    view = StoreView(location, name, tokenize(array.metadata.to_dict(), dict(location.storage_options)))
+    token = tokenize(array.metadata.to_dict(), dict(location.storage_options))
+    view = StoreView(location, name, token, _stamp(location))
     chunks = da.core.normalize_chunks(array.chunks, shape=array.shape)
     key = f"read-{name}-{uuid4().hex}"
     stops = [np.cumsum(axis).tolist() for axis in chunks]
