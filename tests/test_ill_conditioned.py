@@ -54,3 +54,23 @@ def test_statistics_are_those_of_nested_models(columns: list[NDArray[np.float64]
     np.testing.assert_allclose(result["stat"].sel(contrast="F").values.ravel(), F, rtol=rtol)
     np.testing.assert_allclose(result["stat"].sel(contrast="last").values.ravel() ** 2, t_squared, rtol=1e-6, atol=1e-9)
     assert result["dof_num"].sel(contrast="F") == p - 1
+
+
+def test_the_sum_of_two_regressors_that_nearly_agree_is_as_exact_as_their_mean() -> None:
+    first, second = DESIGNS["two regressors that nearly agree"]
+    y = RNG.standard_normal((N, 3, 2, 2)) + AGE[:, None, None, None] / 10
+    cohort = vx.from_arrays({"effect": y}, affine=np.eye(4))
+    given = vx.fit_glm(cohort, np.column_stack([np.ones(N), first, second]))
+    turned = vx.fit_glm(cohort, np.column_stack([np.ones(N), (first + second) / 2, (first - second) / 2]))
+    added, mean = vx.contrast(given, "x2 + x3"), vx.contrast(turned, "x2")
+    np.testing.assert_allclose(added["stat"], mean["stat"], rtol=1e-8)
+
+
+def test_each_row_of_an_f_contrast_must_be_estimable() -> None:
+    groups = np.repeat(np.eye(3), N // 3, axis=0)
+    cohort = vx.from_arrays({"effect": RNG.standard_normal((N, 2, 2, 2))}, affine=np.eye(4))
+    with pytest.warns(vx.errors.VoxstackWarning, match="rank 3"):
+        fit = vx.fit_glm(cohort, np.column_stack([groups, np.ones(N)]))
+    vx.contrast(fit, {"F": [[1e9, -1e9, 0, 0], [0, 1, -1, 0]]})
+    with pytest.raises(vx.errors.DesignError, match="cannot estimate the contrast 'F'"):
+        vx.contrast(fit, {"F": [[1e9, -1e9, 0, 0], [0, 1, 0, 0]]})

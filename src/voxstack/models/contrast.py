@@ -145,8 +145,8 @@ def _check_estimable(hypotheses: Sequence[Contrast], design: NDArray[np.float64]
     refused = []
     for hypothesis in hypotheses:
         weights = hypothesis.weights / scale
-        size = np.linalg.norm(weights, axis=1, keepdims=True)
-        if np.abs(weights - weights @ onto_rows).max() > 1e-8 * size.max():
+        left = np.linalg.norm(weights - weights @ onto_rows, axis=1)
+        if np.any(left > 1e-8 * np.linalg.norm(weights, axis=1)):
             refused.append(hypothesis.name)
     if refused:
         raise DesignError(

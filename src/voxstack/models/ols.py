@@ -42,8 +42,10 @@ def _contrast(fit: Mapping[str, Float], weights: Float, stat_type: Literal["t", 
     if stat_type == "F":
         none = np.full(effects.shape[1], np.nan)
         return Estimate(none, none, _explained(fit, weights, effects) / len(weights) / residual_variance, fit["dof"])
-    covariance = fit["beta_covariance"]
-    unscaled = np.einsum("p,pq...,q->...", weights[0], covariance, weights[0])  # () or (v,)
+    if fit["beta_covariance"].ndim == 2:
+        unscaled = np.sum((weights[0] @ fit["to_beta"]) ** 2)
+    else:
+        unscaled = np.einsum("p,pqv,q->v", weights[0], fit["beta_covariance"], weights[0])
     stat = effects[0] / np.sqrt(residual_variance * unscaled)
     return Estimate(effects[0], fit["residual_variance"] * unscaled, stat, fit["dof"])
 
