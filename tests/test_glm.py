@@ -1,6 +1,5 @@
 """make_design, fit_glm and contrast against statsmodels, voxel by voxel, for any chunks of NumPy and Dask arrays."""
 
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import voxstack as vx
+from counted_reads import counted
 from voxstack.errors import DesignError, GridMismatch, InputError, VoxstackWarning
 
 Float = NDArray[np.float64]
@@ -280,15 +280,7 @@ def test_nothing_is_computed_until_it_is_asked_for() -> None:
 @pytest.mark.parametrize("missing", ["complete", "available"])
 def test_variables_computed_together_read_each_block_once_and_none_outside_the_mask(missing: str) -> None:
     _, table, maps = example(4, 12)
-    reads: Counter[tuple[int, ...]] = Counter()
-    lock = threading.Lock()
-
-    def count(block: Float, block_info: Any = None) -> Float:
-        with lock:
-            reads[tuple(block_info[0]["chunk-location"])] += 1
-        return block
-
-    lazy = da.from_array(maps, chunks=(5, 1, 2, 1)).map_blocks(count, dtype=np.float64, meta=np.empty((0,) * 4))
+    lazy, reads = counted(da.from_array(maps, chunks=(5, 1, 2, 1)))
     mask = np.ones(SHAPE, dtype=bool)
     mask[1] = False
     fit = vx.fit_glm(cohort_of(lazy, table), "~ age * sex", missing=missing, mask=mask)

@@ -1,6 +1,5 @@
 """A new model is a blueprint of array functions and one registry entry: three toys, against plain NumPy."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import voxstack as vx
+from counted_reads import counted
 from voxstack.errors import InputError
 from voxstack.models.blueprint import Estimate, Float, Missing, Model, Pass
 from voxstack.models.registry import MODELS
@@ -294,16 +294,8 @@ def test_a_way_of_missing_that_a_model_does_not_know_is_refused() -> None:
 def test_several_passes_read_each_block_once() -> None:
     rng = np.random.default_rng(1)
     table = people(rng)
-    reads: Counter[tuple[int, ...]] = Counter()
-    lock = threading.Lock()
-
-    def count(block: Float, block_info: Any = None) -> Float:
-        with lock:
-            reads[tuple(block_info[0]["chunk-location"])] += 1
-        return block
-
     maps = da.from_array(rng.normal(size=(len(table), *SHAPE)), chunks=(4, 2, 1, 2))
-    lazy = maps.map_blocks(count, dtype=np.float64, meta=np.empty((0,) * 4))
+    lazy, reads = counted(maps)
     fit = vx.fit_glm(cohort_of(table, map=lazy), "~ age", model="robust")
     result = vx.contrast(fit, ["age", "Intercept"])
     assert not reads

@@ -125,7 +125,7 @@ class TestThreads:
         ran = []
         results = run(task(i, ran.append, i) for i in range(500))
         next(results)
-        results.close()  # type: ignore[attr-defined]
+        results.close()
         time.sleep(0.05)
         assert len(ran) < 500
         assert blas_threads() == before

@@ -5,7 +5,7 @@ tasks, one per subject chunk and voxel block, and their results as lazy maps tha
 maps together reads each chunk once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
@@ -126,16 +126,17 @@ def reduce_subjects(
                 inputs = [[(array.name, s, *block) for s in group] for array in arrays]
                 graph[key] = (_partial, stage.partial, inputs, span, inside, setup_key, previous)
                 states.append(key)
-            states = _combine_tree(graph, f"{name}-combine", states, block, stage.combine)
+            state = _combine_tree(graph, f"{name}-combine", states, block, stage.combine)
             previous = (f"{name}-finish", *block)
-            graph[previous] = (_finish, stage.finish, states[0], setup_key)
+            graph[previous] = (_finish, stage.finish, state, setup_key)
         graph[(f"{names[-1]}-maps", *block)] = (_scatter, previous, inside, dict(outputs))
     return _unpack(f"{names[-1]}-maps", graph, arrays, outputs, chunks[1:])
 
 
 def _combine_tree(
     graph: dict[Any, Any], name: str, states: list[Any], block: tuple[int, ...], combine: Callable[[Any, Any], Any]
-) -> list[Any]:
+) -> Any:
+    """Add tasks that combine states by eights until one is left, and return its key."""
     level = 0
     while len(states) > 1:
         merged = []
@@ -144,7 +145,7 @@ def _combine_tree(
             graph[key] = (reduce, combine, states[start : start + _FAN_IN])
             merged.append(key)
         states, level = merged, level + 1
-    return states
+    return states[0]
 
 
 @dataclass(frozen=True)
@@ -254,7 +255,8 @@ def _unpack(
     chunks: tuple[tuple[int, ...], ...],
 ) -> dict[str, da.Array]:
     """One lazy array per entry of the dicts that the tasks (name, i, j, k) return; NaN where there is no such task."""
-    base = HighLevelGraph.from_collections(name, graph, dependencies=dependencies)  # type: ignore[arg-type]
+    arrays_before: Any = dependencies  # Dask's protocol of a collection does not accept its own untyped Array
+    base = HighLevelGraph.from_collections(name, graph, dependencies=arrays_before)
     arrays = {}
     for output, lead in outputs.items():
         layer_name = f"{output}-{name}"
@@ -311,12 +313,11 @@ def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr
     dataset = dataset.unify_chunks()
     done = {name: np.empty(dataset[name].shape, dtype=dataset[name].dtype) for name in lazy}
     dims = {name: dataset[name].dims for name in lazy}
-    regions = list(_regions(dataset))
-    tasks = (Task(number, _block(dataset, lazy, region)) for number, region in enumerate(regions))
+    regions: dict[Hashable, dict[str, slice]] = dict(enumerate(_regions(dataset)))
+    tasks = (Task(number, _block(dataset, lazy, region)) for number, region in regions.items())
     for number, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
-        region = regions[int(str(number))]
         for name in lazy:
-            done[name][tuple(region.get(str(dim), slice(None)) for dim in dims[name])] = block[name].data
+            done[name][tuple(regions[number].get(str(dim), slice(None)) for dim in dims[name])] = block[name].data
     variables = {name: (dims[name], values, dataset[name].attrs) for name, values in done.items()}
     in_coords = {name: variable for name, variable in variables.items() if name in dataset.coords}
     in_data = {name: variable for name, variable in variables.items() if name not in dataset.coords}

@@ -52,7 +52,7 @@ class GridIndex(PandasIndex):
         self.cosines = None
 
     def _replace(self, index: Any, dim: Any = None, coord_dtype: Any = None) -> Self:
-        replaced: Self = super()._replace(index, dim, coord_dtype)  # type: ignore[no-untyped-call]
+        replaced = type(self)(index, dim or self.dim, coord_dtype or self.coord_dtype, fastpath=True)
         replaced.cosines = self.cosines
         return replaced
 

@@ -67,12 +67,7 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
     ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom"),
 }
 
-_COORDINATES = {
-    SUBJECT: {"long_name": "subject"},
-    "x": {"long_name": "x", "units": "mm"},
-    "y": {"long_name": "y", "units": "mm"},
-    "z": {"long_name": "z", "units": "mm"},
-}
+_COORDINATES = {SUBJECT: Variable(((SUBJECT,),), "subject")} | {dim: Variable(((dim,),), dim, "mm") for dim in SPACE}
 
 
 def lookup(kind: str, name: str) -> Variable | None:
@@ -99,7 +94,8 @@ def annotate(dataset: xr.Dataset, kind: str, **attrs: Any) -> xr.Dataset:
         known = lookup(kind, str(name)) if name in dataset.data_vars else REGISTRY.get((kind, str(name)))
         if known is None:
             assert name in dataset.coords, f"{name!r} is not a variable of a {kind}"
-            variable.attrs = {**_COORDINATES.get(str(name), variable.attrs)}
+            if name in _COORDINATES:
+                variable.attrs = _COORDINATES[str(name)].attributes()
             continue
         assert variable.dims in known.dims, (name, variable.dims)
         variable.attrs = known.attributes()

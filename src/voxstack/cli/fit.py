@@ -9,7 +9,8 @@ from voxstack.cli.options import computing, contrasts, on_scheduler
 from voxstack.errors import StoreError
 from voxstack.export.maps import map_file_names, remove_maps, write_maps
 from voxstack.export.results import check_target, open_results, save_results
-from voxstack.kernels.pvalues import ALTERNATIVES
+from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.models.blueprint import Missing
 from voxstack.models.contrast import contrast
 from voxstack.models.fit import fit_glm
 from voxstack.store.location import Location
@@ -48,9 +49,9 @@ def command(
     t_contrasts: tuple[str, ...],
     f_contrasts: tuple[str, ...],
     variable: str | None,
-    missing: str,
+    missing: Missing,
     mask: str | None,
-    alternative: str,
+    alternative: Alternative,
     log10_p: bool,
     folder: Path,
     overwrite: bool,
@@ -66,8 +67,8 @@ def command(
     check_target(Location.of(results), overwrite=overwrite)
     with on_scheduler(where, memory_limit, quiet):
         cohort = open_cohort(store)
-        fit = fit_glm(cohort, design, variable=variable, missing=missing, mask=mask)  # type: ignore[arg-type]
-        lazy = contrast(fit, hypotheses, alternative=alternative)  # type: ignore[arg-type]
+        fit = fit_glm(cohort, design, variable=variable, missing=missing, mask=mask)
+        lazy = contrast(fit, hypotheses, alternative=alternative)
         # What cannot be written is found before the work starts.
         map_file_names(lazy, log10_p=log10_p)
         folder.mkdir(parents=True, exist_ok=True)

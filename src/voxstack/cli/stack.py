@@ -1,5 +1,7 @@
 """voxstack stack."""
 
+from typing import Literal
+
 import click
 
 from voxstack.cli.info import summary
@@ -33,11 +35,14 @@ def command(
     participants: str,
     store: str,
     maps: tuple[str, ...],
+    label: str,
     mask: str,
+    zero_is_missing: bool,
+    dtype: Literal["float32", "float64"],
+    overwrite: bool,
     where: str,
     memory_limit: str | None,
     quiet: bool,
-    **options: object,
 ) -> None:
     """Stack the maps of the subjects in the table PARTICIPANTS into the cohort STORE."""
     with on_scheduler(where, memory_limit, quiet):
@@ -45,9 +50,12 @@ def command(
             participants,
             store,
             maps=named(maps, "--map"),
+            label=label,
             mask=_mask(mask),
+            zero_is_missing=zero_is_missing,
+            dtype=dtype,
+            overwrite=overwrite,
             progress=not quiet,
-            **options,  # type: ignore[arg-type]
         )
     if not quiet:
         summary(cohort, store)

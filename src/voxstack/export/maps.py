@@ -58,7 +58,8 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
         The images: ``contrast-age_stat-t_statmap.nii.gz`` (or F), and in place of t ``z``, ``p``, ``effect`` and
         ``variance`` (t contrasts); ``stat-dof_statmap.nii.gz`` where it differs between voxels;
         ``regressor-age_stat-beta_statmap.nii.gz``, ``stat-residualvariance`` and ``stat-dof`` for a fit. Labels keep
-        their letters and digits. Values are float32, p and dof float64; NaN outside the mask.
+        their letters and digits. Values are float32, or float64 where that cannot hold them; p and dof are float64;
+        NaN outside the mask.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """From a participants table to one image per subject and map."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -12,7 +12,6 @@ from nibabel.spatialimages import SpatialImage
 from voxstack.errors import InputError, listing
 from voxstack.io.readers import ImageSource, looks_like_image
 from voxstack.io.tables import check_names
-from voxstack.schema import RESERVED_NAMES
 
 MapSpec = str | Path | SpatialImage
 
@@ -41,10 +40,7 @@ def resolve_maps(table: pd.DataFrame, folder: Path, maps: Mapping[str, MapSpec])
     """
     if not maps:
         raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
-    refused = sorted(RESERVED_NAMES & set(maps))
-    if refused:
-        raise InputError(f"A map cannot be called {listing(refused)}: the cohort uses that name itself.")
-    check_names(maps)
+    check_names("map", maps)
     return {name: _resolve(table, folder, name, spec) for name, spec in maps.items()}
 
 
@@ -94,7 +90,7 @@ def _from_pattern(table: pd.DataFrame, folder: Path, name: str, pattern: str) ->
     empty = [label for label, row in table[sorted(fields & set(table.columns))].iterrows() if row.isna().any()]
     if empty:
         raise InputError(f"Map {name!r}: a column of the pattern {pattern!r} is empty for {listing(empty)}.")
-    rows: Sequence[Mapping[str, object]] = table.reset_index().to_dict("records")  # type: ignore[assignment]
+    rows = [{str(name): cell for name, cell in row.items()} for row in table.reset_index().to_dict("records")]
     try:
         return [ImageSource(folder / pattern.format(**row)) for row in rows]
     except (ValueError, KeyError, AttributeError, IndexError) as error:

@@ -115,12 +115,7 @@ def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[
         arrays. The levels of a categorical column are kept, in their order, as the attribute "levels".
     """
     kept = table.drop(columns=list(leave_out))
-    refused = sorted((RESERVED_NAMES | set(maps)) & set(kept.columns))
-    if refused:
-        raise InputError(
-            f"A covariate cannot be called {listing(refused)}: the cohort uses that name itself. Rename the column."
-        )
-    check_names(kept.columns)
+    check_names("covariate", kept.columns, taken=maps)
     return {name: xr.Variable((SUBJECT,), _plain(kept[name]), _levels(kept[name])) for name in kept.columns}
 
 
@@ -130,13 +125,17 @@ def _levels(column: "pd.Series[Any]") -> dict[str, list[str]]:
     return {"levels": [str(level) for level in column.dtype.categories]}
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse names of maps or covariates that a store cannot have: they are names of folders in it."""
+def check_names(what: str, names: Iterable[str], *, taken: Iterable[str] = ()) -> None:
+    """Refuse names of maps or covariates that a cohort uses itself, or that a store cannot have as names of folders."""
+    names = list(names)
+    used = sorted((RESERVED_NAMES | set(taken)) & set(names))
+    if used:
+        raise InputError(f"A {what} cannot be called {listing(used)}: the cohort uses that name itself. Rename it.")
     refused = [name for name in names if "/" in name or name.strip() in ("", ".", "..") or name.startswith("__")]
     if refused:
         raise InputError(
-            f"A map or covariate cannot be called {listing(map(repr, refused))}: a name must not be empty, '.' or "
-            "'..', hold a '/' or begin with '__'. Rename it."
+            f"A {what} cannot be called {listing(map(repr, refused))}: a name must not be empty, '.' or '..', hold a "
+            "'/' or begin with '__'. Rename it."
         )
 
 

@@ -1,31 +1,30 @@
 """One writer at a time."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from voxstack.errors import StoreError
 from voxstack.store.location import Location
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def one_writer(location: Location) -> Iterator[None]:
     """Hold the lock of a folder, ``NAME.lock`` beside it, for as long as it is written.
 
-    The lock is the operating system's, so it ends with the process that holds it, however that ends. Object stores have
-    none.
+    The lock is the operating system's, so it ends with the process that holds it, however that ends. Object stores and
+    Windows have none.
 
     Raises
     ------
     StoreError
         Another writer holds it.
     """
-    if location.path is None or fcntl is None:
+    if location.path is None or sys.platform == "win32":
         yield
         return
     path = location.path.with_name(f"{location.path.name}.lock")

@@ -13,9 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from voxstack.errors import InputError, StoreError, listing
 from voxstack.grid import Grid, canonical_axes
-from voxstack.io.tables import covariates
+from voxstack.io.tables import check_names, covariates
 from voxstack.provenance import record
-from voxstack.schema import RESERVED_NAMES, SPACE, SUBJECT, annotate, validate
+from voxstack.schema import SPACE, SUBJECT, annotate, validate
 from voxstack.store.encoding import decode
 from voxstack.store.layout import UNFINISHED, exists
 from voxstack.store.location import Location
@@ -102,9 +102,7 @@ def from_arrays(
     arrays = {name: _floating(array) for name, array in maps.items()}
     if not arrays:
         raise InputError("No map was given: maps={'effect': array}.")
-    refused = sorted(RESERVED_NAMES & set(arrays))
-    if refused:
-        raise InputError(f"A map cannot be called {listing(refused)}: the cohort uses that name itself.")
+    check_names("map", arrays)
     shapes = {array.shape for array in arrays.values()}
     shape = next(iter(shapes))
     if len(shapes) > 1 or len(shape) != 4:

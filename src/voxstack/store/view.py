@@ -2,7 +2,7 @@
 
 xarray's own lazy arrays hang all chunks of a variable on one key, whose place in the graph Dask's optimisation changes
 from one computation to the next; a distributed scheduler then sees two versions of a task under one key, and may hang
-(dask issue 9888). Here every task stands for itself. It also is a tenth of the size.
+(dask issue 9888). Here every task stands for itself.
 """
 
 from dataclasses import dataclass
