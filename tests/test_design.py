@@ -5,10 +5,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import statsmodels.api as sm
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import voxstack as vx
-from voxstack.errors import DesignError, InputError
+from voxstack.errors import DesignError, InputError, VoxstackWarning
+
+seeds = st.integers(0, 2**32 - 1)
 
 
 def cohort(table: pd.DataFrame) -> xr.Dataset:
@@ -64,3 +70,91 @@ def test_a_subject_counts_once(table: pd.DataFrame) -> None:
     twice = cohort(table).isel(subject=[0, 0, 1, 2, 3, 4])
     with pytest.raises(InputError, match="s0 more than once"):
         vx.fit_glm(twice, "~ age")
+
+
+def by_regression(X: NDArray[np.float64], column: int) -> float:
+    """The definition: R2 of a column's regression on the others, about the mean where these span the constant."""
+    return float(1 / (1 - sm.OLS(X[:, column], np.delete(X, column, axis=1)).fit().rsquared))
+
+
+class TestDiagnostics:
+    @given(seeds, st.sampled_from(["~ a + b + c", "~ 0 + a + b + c", "~ C(g) * a + b", "~ 0 + C(g) + a"]))
+    @settings(deadline=None, max_examples=40)
+    def test_they_equal_those_of_statsmodels_and_numpy(self, seed: int, formula: str) -> None:
+        rng = np.random.default_rng(seed)
+        n = int(rng.integers(12, 60))
+        columns = rng.normal(rng.uniform(-3, 3, 3), 10 ** rng.uniform(-3, 3, 3), (n, 3)) @ rng.normal(size=(3, 3))
+        people = pd.DataFrame(columns, columns=list("abc")).assign(g=np.resize(["p", "q", "r"], n))
+        design = vx.make_design(people, formula)
+        X = design.values
+        unit = X / np.linalg.norm(X, axis=0)
+        condition = np.linalg.cond(unit)
+        np.testing.assert_allclose(design.attrs["condition_number"], condition, rtol=1e-13 * condition)
+        for number, regressor in enumerate(design["regressor"].values):
+            found = design["variance_inflation"].sel(regressor=regressor).item()
+            if regressor == "Intercept":
+                assert np.isnan(found)
+                continue
+            np.testing.assert_allclose(found, by_regression(unit * np.sqrt(n), number), rtol=1e-11 * condition**2)
+
+    def test_the_units_and_means_of_columns_cost_no_digits(self) -> None:
+        z = np.array([-3, -2, -1, -1, 0, 0, 1, 2, 2, 2.0])
+        w = z + np.array([1, 0, -1, 0, 1, 0, 0, -1, 0, 0])
+        assert z.sum() == w.sum() == 0
+        exact = 1 / (1 - (z @ w) ** 2 / (z @ z) / (w @ w))
+        for mean, unit in ((0, 1), (2.0**20, 2.0**-60), (-(2.0**23), 2.0**70)):
+            matrix = np.column_stack([np.ones(10), (z + mean) * unit, w / unit])
+            design = vx.make_design(pd.DataFrame(index=range(10)), matrix)
+            tolerance = 1e-14 * max(1, abs(mean))
+            np.testing.assert_allclose(design["variance_inflation"], [np.nan, exact, exact], rtol=tolerance)
+
+    def test_raw_powers_whose_squared_matrix_is_singular_in_double_precision(self) -> None:
+        x = np.linspace(100, 101, 40)
+        matrix = np.column_stack([np.ones(40), x, x**2, x**3])
+        design = vx.make_design(pd.DataFrame(index=range(40)), matrix)
+        assert design.attrs["condition_number"] > 1e8
+        # Of x^3 on 1, x, x^2 what is left is the monic polynomial of degree 3, computed here without cancellation.
+        powers = np.vander(x - 100.5, 4, increasing=True)
+        rest = powers[:, 3] - powers[:, :3] @ np.linalg.lstsq(powers[:, :3], powers[:, 3])[0]
+        exact = np.sum((x**3 - (x**3).mean()) ** 2) / (rest @ rest)
+        np.testing.assert_allclose(design["variance_inflation"].values[3], exact, rtol=1e-5)
+
+    def test_columns_that_depend_on_each_other_are_infinite_and_others_are_as_without_them(self) -> None:
+        rng = np.random.default_rng(3)
+        people = pd.DataFrame(rng.normal(size=(30, 3)), columns=list("abc"))
+        frame = people.assign(one=1.0, both=people["a"] - 2 * people["b"], nought=0.0)
+        design = vx.make_design(people, frame)
+        inflation = design["variance_inflation"].to_series()
+        assert np.isinf(inflation[["a", "b", "both", "nought"]]).all()
+        assert np.isnan(inflation["one"])
+        reference = by_regression(frame[["a", "b", "c", "one"]].to_numpy(), 2)
+        np.testing.assert_allclose(inflation["c"], reference)
+        assert design.attrs["condition_number"] == np.inf
+
+    def test_a_constant_that_others_add_up_to_is_no_number(self) -> None:
+        people = pd.DataFrame({"g": np.resize(["p", "q"], 9), "age": np.arange(9.0) ** 2})
+        frame = vx.make_design(people, "~ 0 + C(g) + age").to_pandas().assign(one=2.0)
+        inflation = vx.make_design(people, frame)["variance_inflation"].to_series()
+        assert np.isnan(inflation["one"])
+        assert np.isinf(inflation[["C(g)[p]", "C(g)[q]"]]).all()
+        reference = by_regression(frame[["C(g)[p]", "age", "one"]].to_numpy(), 1)
+        np.testing.assert_allclose(inflation["age"], reference)
+
+    def test_a_fit_carries_them_also_where_they_are_infinite(self, table: pd.DataFrame, tmp_path: Path) -> None:
+        frame = vx.make_design(table, "~ age + site").to_pandas().assign(twice=2 * table["age"])
+        with pytest.warns(VoxstackWarning, match="twice"):
+            fit = vx.fit_glm(cohort(table), frame)
+        vx.save_results(fit, tmp_path / "fit.zarr")
+        assert "Infinity" not in (tmp_path / "fit.zarr" / "zarr.json").read_text()
+        for dataset in (fit, vx.open_results(tmp_path / "fit.zarr")):
+            assert dataset["condition_number"].item() == np.inf
+            infinite = np.isinf(dataset["variance_inflation"])
+            assert dataset["regressor"].values[infinite].tolist() == ["age", "twice"]
+            assert dataset["design"].dims == ("subject", "regressor")
+
+    def test_they_are_those_of_the_rows_that_are_used(self, table: pd.DataFrame) -> None:
+        design = vx.make_design(table, "~ age")
+        some = cohort(table).isel(subject=[0, 1, 4, 7])
+        found = vx.fit_glm(some, design)["condition_number"].item()
+        X = design.values[[0, 1, 4, 7]]
+        np.testing.assert_allclose(found, np.linalg.cond(X / np.linalg.norm(X, axis=0)))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import voxstack as vx
 from counted_reads import counted
 from voxstack.errors import InputError
-from voxstack.models.blueprint import Estimate, Float, Missing, Model, Pass
+from voxstack.models.blueprint import Cases, Estimate, Float, Model, Pass
 from voxstack.models.registry import MODELS
 
 SHAPE = (3, 2, 2)
@@ -27,7 +27,7 @@ properties = settings(deadline=None, max_examples=10)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def _design(design: Float, missing: Missing) -> dict[str, Any]:
+def _design(design: Float, cases: Cases) -> dict[str, Any]:
     return {"X": design}
 
 
@@ -306,7 +306,7 @@ def test_several_passes_read_each_block_once() -> None:
 def test_what_blocks_share_may_be_any_value() -> None:
     """A tuple that begins with a function is a task to Dask, but here it is what the model prepared."""
 
-    def prepare(design: Float, missing: Missing) -> Any:
+    def prepare(design: Float, cases: Cases) -> Any:
         return np.median, design
 
     def partial(blocks: Sequence[NDArray[Any]], rows: slice, setup: Any, previous: None) -> dict[str, Float]:

@@ -83,7 +83,7 @@ class TestValues:
     def test_smaller_batches_where_memory_is_short_hold_the_same(self, tmp_path: Path) -> None:
         volumes = noise(12, (20, 20, 20))
         save(tmp_path / "maps", volumes)
-        with dask.config.set({"voxstack.memory-limit": "800kB", "num_workers": 2}):
+        with dask.config.set({"voxstack.memory-limit": "1.5MB", "num_workers": 2}):
             cohort = vx.stack(tmp_path / "maps" / "participants.tsv", tmp_path / "c.zarr", maps=MAPS)
         assert cohort["effect"].chunks[0][0] < 12
         np.testing.assert_array_equal(cohort["effect"].values, volumes)

@@ -11,14 +11,18 @@ from functools import reduce
 from itertools import product
 from typing import Any, overload
 
+import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from dask.core import flatten, get_dependencies
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from voxstack.errors import InputError
+from voxstack.kernels.chunks import gather
 from voxstack.plan import SUBJECTS_PER_CHUNK, voxel_chunks
 from voxstack.progress import track
 from voxstack.run import Task, run
@@ -173,12 +177,9 @@ def _partial(
 def _matrix(chunks: list[NDArray[Any]], inside: NDArray[np.bool_]) -> NDArray[Any]:
     """(n, v) of the voxels inside, in a type that kernels are compiled for."""
     block = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
-    matrix = block.reshape(len(block), -1)
-    if not inside.all():
-        matrix = np.take(matrix, np.flatnonzero(inside), axis=1)
-    if matrix.dtype not in (np.float32, np.float64) or not matrix.dtype.isnative:
-        matrix = matrix.astype(np.float64)
-    return matrix
+    if block.dtype not in (np.float32, np.float64) or not block.dtype.isnative:
+        block = block.astype(np.float64)
+    return block.reshape(len(block), -1) if inside.all() else gather(block, inside)
 
 
 def _scatter(maps: Arrays, inside: NDArray[np.bool_], outputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
@@ -209,7 +210,8 @@ def map_voxels(
     name
         Of the tasks.
     function
-        From arrays (..., v) to arrays (..., v), by name; it must be picklable and known to Dask's tokenize.
+        From arrays (..., v) to arrays (..., v), by name; it must be picklable and known to Dask's tokenize. It is not
+        called for voxels where all inputs are NaN, whose results are NaN.
     inputs
         Lazy maps (..., x, y, z).
     outputs
@@ -243,8 +245,14 @@ def _apply(
 ) -> dict[str, Any]:
     space = blocks[0].shape[-3:]
     columns = {name: block.reshape(*block.shape[:-3], -1) for name, block in zip(names, blocks, strict=True)}
-    results = function(columns)
-    return {name: np.asarray(results[name], dtype=np.float64).reshape(*lead, *space) for name, lead in outputs.items()}
+    # Voxels of which nothing is known, most of all those outside the mask, cost nothing.
+    known = np.logical_or.reduce([~np.isnan(c).reshape(-1, c.shape[-1]).all(axis=0) for c in columns.values()])
+    if not known.any():
+        return {name: _nothing((*lead, *space)) for name, lead in outputs.items()}
+    if not known.all():
+        columns = {name: np.compress(known, column, axis=-1) for name, column in columns.items()}
+    results = {name: np.asarray(result, dtype=np.float64) for name, result in function(columns).items()}
+    return _scatter(results, known.reshape(space), outputs)
 
 
 def _unpack(
@@ -313,25 +321,73 @@ def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr
     dataset = dataset.unify_chunks()
     done = {name: np.empty(dataset[name].shape, dtype=dataset[name].dtype) for name in lazy}
     dims = {name: dataset[name].dims for name in lazy}
-    regions: dict[Hashable, dict[str, slice]] = dict(enumerate(_regions(dataset)))
-    tasks = (Task(number, _block(dataset, lazy, region)) for number, region in regions.items())
-    for number, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
+    regions = _regions(dataset)
+    tasks = _region_tasks(xr.Dataset({name: dataset.variables[name] for name in lazy}), list(regions))
+    for index, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
         for name in lazy:
-            done[name][tuple(regions[number].get(str(dim), slice(None)) for dim in dims[name])] = block[name].data
+            done[name][tuple(regions[index].get(str(dim), slice(None)) for dim in dims[name])] = block[name]
     variables = {name: (dims[name], values, dataset[name].attrs) for name, values in done.items()}
     in_coords = {name: variable for name, variable in variables.items() if name in dataset.coords}
     in_data = {name: variable for name, variable in variables.items() if name not in dataset.coords}
     return dataset.assign_coords(in_coords).assign(in_data).compute()
 
 
-def _regions(dataset: xr.Dataset) -> Iterator[dict[str, slice]]:
-    axes = [_slices(dataset.chunksizes[dim]) for dim in SPACE]
-    for corner in product(*axes):
-        yield dict(zip(SPACE, corner, strict=True))
+Index = tuple[int, int, int]
 
 
-def _block(dataset: xr.Dataset, lazy: Sequence[Any], region: dict[str, slice]) -> xr.Dataset:
-    """The lazy variables of one block of voxels, without labels: cheap to send and to put back."""
-    variables = {name: dataset.variables[name] for name in lazy}
-    cut = {name: v.isel({dim: region[dim] for dim in SPACE if dim in v.dims}) for name, v in variables.items()}
-    return xr.Dataset({name: (tuple(f"{name}_{dim}" for dim in v.dims), v.data) for name, v in cut.items()})
+def _regions(dataset: xr.Dataset) -> dict[Index, dict[str, slice]]:
+    """Blocks of voxels by their numbers along x, y and z."""
+    axes = [list(enumerate(_slices(dataset.chunksizes[dim]))) for dim in SPACE]
+    return {(i, j, k): {"x": x, "y": y, "z": z} for (i, x), (j, y), (k, z) in product(*axes)}
+
+
+def _region_tasks(dataset: xr.Dataset, regions: Sequence[Index]) -> Iterator[Task]:
+    """For each block of voxels the part of the graph that it depends on.
+
+    The graph is optimised once for all. Dask would do so for each block anew, which takes longer than a small fit, and
+    gives tasks that blocks share other forms under the same keys, which a scheduler refuses (dask issue 9888).
+    """
+    # As one collection: arrays that are optimised one by one each get a copy of the tasks that they share.
+    (optimised,) = dask.optimize(dataset)
+    graph: dict[Any, Any] = {}
+    for variable in optimised.values():
+        graph.update(variable.data.__dask_graph__())
+    for region in regions:
+        keys = {name: _block_keys(v.data, v.dims, region) for name, v in optimised.items()}
+        key = f"block-{tokenize(keys)}"
+        part: dict[Any, Any] = {key: (_assembled, list(keys), list(keys.values()))}
+        needed = list(flatten(list(keys.values())))
+        while needed:
+            one = needed.pop()
+            if one not in part:
+                part[one] = graph[one]
+                needed.extend(get_dependencies(graph, one))
+        yield Task(region, Delayed(key, part))
+
+
+def _block_keys(array: da.Array, dims: tuple[Hashable, ...], region: Index) -> Any:
+    """Keys of an array's chunks in a block of voxels, nested as its axes are."""
+    at = dict(zip(SPACE, region, strict=True))
+
+    def nested(chosen: tuple[int, ...]) -> Any:
+        axis = len(chosen)
+        if axis == array.ndim:
+            return (array.name, *chosen)
+        dim = str(dims[axis])
+        return [nested((*chosen, i)) for i in ([at[dim]] if dim in at else range(array.numblocks[axis]))]
+
+    return nested(())
+
+
+def _assembled(names: list[Any], chunks: list[Any]) -> dict[Any, NDArray[Any]]:
+    return {name: _joined(nested) for name, nested in zip(names, chunks, strict=True)}
+
+
+def _joined(nested: Any) -> NDArray[Any]:
+    """One array of nested lists of chunks; mostly there is only one."""
+    one = nested
+    while isinstance(one, list):
+        if len(one) > 1:
+            return np.asarray(da.core.concatenate3(nested))
+        one = one[0]
+    return np.asarray(one)

@@ -46,7 +46,9 @@ class Contrast:
         return len(self.independent)
 
 
-def parse_contrasts(contrasts: ContrastSpec, regressors: Sequence[str]) -> list[Contrast]:
+def parse_contrasts(
+    contrasts: ContrastSpec, regressors: Sequence[str], terms: Sequence[str] | None = None
+) -> list[Contrast]:
     """Contrasts from what users write.
 
     Parameters
@@ -54,9 +56,12 @@ def parse_contrasts(contrasts: ContrastSpec, regressors: Sequence[str]) -> list[
     contrasts
         A name or expression, a list of them, or a mapping from names to an expression, a vector of weights, a list of
         expressions (F) or a matrix (F). Weights that carry names (a dict, a Series, a DataArray) are matched by them.
-        A regressor's exact name wins over an expression.
+        A regressor's exact name wins over an expression. The name of a term of the formula, alone or in a list of
+        expressions, stands for all regressors of the term (F).
     regressors
         Names of the p regressors.
+    terms
+        The term that each regressor belongs to, if the design comes from a formula.
 
     Returns
     -------
@@ -74,14 +79,23 @@ def parse_contrasts(contrasts: ContrastSpec, regressors: Sequence[str]) -> list[
     named = contrasts if isinstance(contrasts, Mapping) else {text: text for text in contrasts}
     if not named:
         raise DesignError("No contrast was given.")
-    return [_contrast(str(name), spec, list(regressors)) for name, spec in named.items()]
+    columns = _columns_of_terms(regressors, terms or [])
+    return [_contrast(str(name), spec, list(regressors), columns) for name, spec in named.items()]
 
 
-def _contrast(name: str, spec: Any, regressors: list[str]) -> Contrast:
+def _columns_of_terms(regressors: Sequence[str], terms: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Unit weights (k, p) of the k regressors of each term, but for terms that are called like a regressor."""
+    unit = np.eye(len(regressors))
+    of = {term: [number for number, other in enumerate(terms) if other == term] for term in terms}
+    return {term: unit[numbers] for term, numbers in of.items() if term not in regressors}
+
+
+def _contrast(name: str, spec: Any, regressors: list[str], terms: Mapping[str, NDArray[np.float64]]) -> Contrast:
     if isinstance(spec, str):
-        weights, stat_type = _expression(spec, regressors)[None], "t"
+        weights, stat_type = (terms[spec], "F") if spec in terms else (_expression(spec, regressors)[None], "t")
     elif isinstance(spec, Sequence) and spec and all(isinstance(row, str) for row in spec):
-        weights, stat_type = np.stack([_expression(row, regressors) for row in spec]), "F"
+        weights = np.vstack([terms[row] if row in terms else _expression(row, regressors)[None] for row in spec])
+        stat_type = "F"
     else:
         weights = _weights(name, _by_label(name, spec, regressors))
         stat_type = "t" if weights.ndim == 1 else "F"

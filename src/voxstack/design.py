@@ -1,19 +1,17 @@
 """From a formula or a table to a design matrix, one labelled row a subject."""
 
-import ast
-import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
-import formulaic
 import numpy as np
 import pandas as pd
 import xarray as xr
-from formulaic.errors import FormulaicError
 from numpy.typing import NDArray
 
+from voxstack import formulas
 from voxstack.errors import DesignError, listing
-from voxstack.schema import SUBJECT, covariate_names
+from voxstack.kernels.collinearity import condition_number, variance_inflation
+from voxstack.schema import SUBJECT
 
 Matrix = pd.DataFrame | xr.DataArray | NDArray[Any]
 
@@ -23,6 +21,7 @@ def make_design(
     formula_or_matrix: str | Matrix,
     *,
     names: Sequence[str] | None = None,
+    drop_missing: bool = False,
 ) -> xr.DataArray:
     """Design matrix of a cohort.
 
@@ -33,105 +32,98 @@ def make_design(
     formula_or_matrix
         A Wilkinson formula such as ``"~ age + C(site) * sex"`` (of formulaic; the intercept is implied, ``0 +`` leaves
         it out); or a DataFrame or DataArray with one row per subject, matched by label; or an array (n, p) whose rows
-        are the subjects in order.
+        are the subjects in order. What a formula computes of all subjects, such as the mean in ``center(age)`` or the
+        knots in ``bs(age, df=4)``, it computes of the subjects of the design alone. Levels without a subject do not
+        count.
     names
         Names of an array's columns; x1, x2 and so on if not given.
+    drop_missing
+        Leave out the subjects that lack a covariate which the formula uses, or a value of the matrix, and list them in
+        the attribute "dropped_subjects". By default they are an error. Infinite values always are.
 
     Returns
     -------
     xarray.DataArray
-        "design" (subject, regressor), float64, in the order of the cohort's subjects. ``attrs["formula"]`` is the
-        formula, if there was one.
+        "design" (subject, regressor), float64, in the order of the cohort's subjects. Along `regressor`:
+        `variance_inflation`, 1 / (1 - R^2) of each column's regression on the others, NaN for a constant and infinite
+        for a combination of others; and for a formula `term`, the term that the column belongs to. In the attributes:
+        "condition_number", the ratio of the extreme singular values of the matrix with columns of unit length;
+        "formula", if there was one; "dropped_subjects", if there may be any.
 
     Raises
     ------
     DesignError
         A formula that cannot be read, a column that is not there, missing or infinite values (the subjects are named),
         subjects without a row.
+
+    Warns
+    -----
+    VoxstackWarning
+        A level has lost all of its subjects by `drop_missing`; all subjects have the same level of a factor.
+
+    Notes
+    -----
+    Diagnostics: Belsley, Kuh and Welsch (1980), Regression Diagnostics, chapter 3.
     """
-    table = _covariate_table(cohort_or_table)
-    labels = table.index.astype(str)
+    labels = _labels(cohort_or_table)
     if isinstance(formula_or_matrix, str):
-        frame = _from_formula(table, formula_or_matrix)
-        attrs = {"formula": formula_or_matrix}
+        columns = formulas.evaluate(formula_or_matrix, cohort_or_table, labels, drop_missing=drop_missing)
+        rows = _Rows(columns.frame, columns.kept, columns.terms)
+        attrs: dict[str, Any] = {"formula": formula_or_matrix}
     else:
-        frame = _aligned(_as_frame(formula_or_matrix, labels, names), labels)
-        attrs = {key: value for key, value in getattr(formula_or_matrix, "attrs", {}).items() if key == "formula"}
-    if frame.shape[1] == 0:
+        given = getattr(formula_or_matrix, "attrs", {})
+        rows = _matched(formula_or_matrix, labels, names, drop_missing=drop_missing)
+        attrs = {key: value for key, value in given.items() if key in ("formula", "dropped_subjects")}
+    regressors = [str(column) for column in rows.frame.columns]
+    if not regressors:
         raise DesignError("The design has no columns.")
-    columns = [str(column) for column in frame.columns]
-    if len(set(columns)) < len(columns):
-        raise DesignError(f"Regressors must have different names; these are {listing(columns, most=20)}.")
-    values = _numbers(frame, columns)
-    unknown = ~np.isfinite(values)
-    if unknown.any():
-        where = [columns[c] for c in np.flatnonzero(unknown.any(axis=0))]
-        who = listing(labels[np.flatnonzero(unknown.any(axis=1))])
-        raise DesignError(f"The design has missing or infinite values in {listing(where)} for {who}.")
-    coords = {SUBJECT: labels.to_numpy(dtype=str), "regressor": np.array(columns, dtype=str)}
+    if len(set(regressors)) < len(regressors):
+        raise DesignError(f"Regressors must have different names; these are {listing(regressors, most=20)}.")
+    values = _numbers(rows.frame, regressors)
+    _refuse_unknown(values, regressors, labels[rows.kept])
+    if drop_missing or "dropped_subjects" in attrs:
+        attrs["dropped_subjects"] = labels[~rows.kept].tolist()
+    attrs["condition_number"] = condition_number(values)
+    coords: dict[str, Any] = {
+        SUBJECT: labels[rows.kept].to_numpy(dtype=str),
+        "regressor": np.array(regressors, dtype=str),
+        "variance_inflation": ("regressor", variance_inflation(values)),
+    }
+    if rows.terms is not None:
+        coords["term"] = ("regressor", np.array(rows.terms, dtype=str))
     return xr.DataArray(values, coords, dims=(SUBJECT, "regressor"), name="design", attrs=attrs)
 
 
-def _covariate_table(cohort_or_table: xr.Dataset | pd.DataFrame) -> pd.DataFrame:
+class _Rows(NamedTuple):
+    """Rows (n, p) of those of the m subjects that are kept (m,), and the term of each column, if it is known."""
+
+    frame: pd.DataFrame
+    kept: NDArray[np.bool_]
+    terms: list[str] | None
+
+
+def _labels(cohort_or_table: xr.Dataset | pd.DataFrame) -> pd.Index:
     if isinstance(cohort_or_table, pd.DataFrame):
-        return cohort_or_table
-    labels = pd.Index(cohort_or_table[SUBJECT].values, name=SUBJECT)
-    columns = {name: _column(cohort_or_table[name]) for name in covariate_names(cohort_or_table)}
-    return pd.DataFrame(columns, index=labels)
+        return cohort_or_table.index.astype(str)
+    labels: pd.Index = pd.Index(cohort_or_table[SUBJECT].values).astype(str)
+    return labels
 
 
-def _column(covariate: xr.DataArray) -> Any:
-    levels = covariate.attrs.get("levels")
-    return covariate.values if levels is None else pd.Categorical(covariate.values, categories=levels)
-
-
-def _from_formula(table: pd.DataFrame, text: str) -> pd.DataFrame:
-    if not text.strip(" ~"):
-        raise DesignError("The formula is empty; an intercept alone is '~ 1'.")
-    try:
-        formula = formulaic.Formula(text)
-    except (FormulaicError, SyntaxError) as error:
-        raise DesignError(f"The formula {text!r} cannot be read: {_first_line(error)}") from error
-    if not isinstance(formula, formulaic.SimpleFormula):
-        raise DesignError(f"The formula {text!r} must have no left-hand side and one part: write '~ age + sex'.")
-    unknown = sorted({str(variable) for variable in formula.required_variables} - set(table.columns))
-    if unknown:
-        raise DesignError(
-            f"The formula {text!r} uses {listing(unknown)}, but the cohort has no such covariate. "
-            f"It has: {listing(table.columns, most=20)}."
-        )
-    used = table[_covariates_used(formula, text, table)]
-    incomplete = used.isna()
-    if incomplete.to_numpy().any():
-        where = used.columns[incomplete.any()]
-        who = used.index[incomplete.any(axis=1)]
-        raise DesignError(
-            f"The covariate {listing(where)} is missing for {len(who)} subjects: {listing(who)}. Leave them out, "
-            "for example with cohort.sel(subject=...), or fill the values in."
-        )
-    try:
-        # Only the covariates can be named in a formula, not the variables of whoever calls.
-        matrix = formulaic.model_matrix(formula, table, context={}, na_action="ignore")
-    except (FormulaicError, ValueError, TypeError) as error:
-        raise DesignError(f"The formula {text!r} cannot be evaluated: {_first_line(error)}") from error
-    return pd.DataFrame(matrix).set_axis(table.index, axis=0)
-
-
-def _covariates_used(formula: formulaic.SimpleFormula, text: str, table: pd.DataFrame) -> list[str]:
-    """Covariates that a formula names; formulaic's own list leaves out those inside poly, center and splines."""
-    named = set()
-    for factor in (str(factor.expr) for term in formula for factor in term.factors):
-        named.add(factor)
-        if factor.isidentifier() or factor in table.columns:
-            continue
-        tree = ast.parse(re.sub(r"`[^`]*`", "_", factor), mode="eval")
-        named |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    return [name for name in table.columns if name in named or f"`{name}`" in text]
-
-
-def _first_line(error: Exception) -> str:
-    """formulaic draws the place of an error below its message, in terminal colours."""
-    return str(error).partition("\n")[0]
+def _matched(matrix: Matrix, labels: pd.Index, names: Sequence[str] | None, *, drop_missing: bool) -> _Rows:
+    """The rows of a given matrix, matched by label."""
+    terms = None
+    if isinstance(matrix, xr.DataArray) and "term" in matrix.coords:
+        terms = [str(term) for term in matrix["term"].values]
+    dropped = getattr(matrix, "attrs", {}).get("dropped_subjects", [])
+    frame = _aligned(_as_frame(matrix, labels, names), labels, dropped)
+    kept = np.asarray(labels.isin(frame.index))
+    if drop_missing:
+        whole = frame.notna().all(axis=1).to_numpy(dtype=bool)
+        kept[kept] = whole
+        frame = frame[whole]
+    if not kept.any():
+        raise DesignError("No subject is left: each of them has a missing value in the design, or no row.")
+    return _Rows(frame, kept, terms)
 
 
 def _as_frame(matrix: Matrix, labels: pd.Index, names: Sequence[str] | None) -> pd.DataFrame:
@@ -152,16 +144,20 @@ def _as_frame(matrix: Matrix, labels: pd.Index, names: Sequence[str] | None) -> 
     return pd.DataFrame(values, index=labels, columns=columns)
 
 
-def _aligned(frame: pd.DataFrame, labels: pd.Index) -> pd.DataFrame:
+def _aligned(frame: pd.DataFrame, labels: pd.Index, dropped: Collection[str]) -> pd.DataFrame:
+    """The rows of the subjects, in their order; only those that were dropped on purpose may have none."""
     frame = frame.set_axis(frame.index.astype(str), axis=0)
     if frame.index.has_duplicates:
         twice = frame.index[frame.index.duplicated()]
         raise DesignError(f"The design has several rows for {listing(twice)}.")
-    absent = labels.difference(frame.index)
-    if len(absent):
+    absent = labels.difference(frame.index, sort=False)
+    unexplained = absent.difference(pd.Index(dropped, dtype=object), sort=False)
+    if len(unexplained):
         hint = " Its rows are matched by subject label: set the labels as its index."
-        raise DesignError(f"The design has no row for {listing(absent)}.{hint if len(absent) == len(labels) else ''}")
-    return frame.loc[labels]
+        raise DesignError(
+            f"The design has no row for {listing(unexplained)}.{hint if len(unexplained) == len(labels) else ''}"
+        )
+    return frame.loc[labels[labels.isin(frame.index)]]
 
 
 def _numbers(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
@@ -169,3 +165,11 @@ def _numbers(frame: pd.DataFrame, columns: list[str]) -> NDArray[np.float64]:
     if texts:
         raise DesignError(f"The column {listing(texts)} of the design is not numeric. Use a formula for factors.")
     return frame.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _refuse_unknown(values: NDArray[np.float64], regressors: list[str], labels: pd.Index) -> None:
+    unknown = ~np.isfinite(values)
+    if unknown.any():
+        where = [regressors[column] for column in np.flatnonzero(unknown.any(axis=0))]
+        who = listing(labels[np.flatnonzero(unknown.any(axis=1))])
+        raise DesignError(f"The design has missing or infinite values in {listing(where)} for {who}.")

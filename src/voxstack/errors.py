@@ -1,6 +1,8 @@
 """The package's exceptions. A message says what was found, where, and what to do about it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class VoxstackError(Exception):
@@ -32,3 +34,14 @@ def listing(items: Iterable[object], *, most: int = 5) -> str:
     names = [str(item) for item in items]
     shown = ", ".join(names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+@contextmanager
+def writing(place: str | Path) -> Iterator[None]:
+    """Whatever the operating system refuses meanwhile is a `StoreError` that names the place and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{place} cannot be written: {error}. Make room, or choose a place where you may write, and call again."
+        ) from error

@@ -1,55 +1,94 @@
 """The memory plan: how many subjects a task takes, and how voxels are cut into blocks."""
 
+import math
+from dataclasses import dataclass
+
 from voxstack.errors import InputError
 
 SUBJECTS_PER_CHUNK = 64
 VOXELS_PER_SIDE = 32
 
-_SHARE = 0.6  # of a task's memory that its arrays may fill; the rest is for decoders and the interpreter
-
-
-def subjects_per_batch(
-    n_subjects: int, shape: tuple[int, int, int], *, itemsize: int, readers: int, memory: int
-) -> int:
-    """Subjects that one stacking task reads and writes: one row of chunks.
-
-    Parameters
-    ----------
-    n_subjects
-        In the cohort.
-    shape
-        Of the grid.
-    itemsize
-        Bytes a voxel in the store.
-    readers
-        Images that a task decodes at the same time; each needs its file's bytes, its scaled values in float64, and
-        flags.
-    memory
-        Bytes that a task may use.
-
-    Returns
-    -------
-    int
-        `SUBJECTS_PER_CHUNK`, or less where so many do not fit.
-
-    Raises
-    ------
-    InputError
-        Not even one subject fits.
-    """
-    voxels = shape[0] * shape[1] * shape[2]
-    fixed = readers * voxels * (8 + 8 + 1) + 2 * 4 * voxels  # decoding, and two counts per voxel
-    each = voxels * (itemsize + 1)  # a map and where it is valid
-    fits = int((_SHARE * memory - fixed) // each)
-    if fits < 1:
-        needed = (fixed + each) / _SHARE
-        raise InputError(
-            f"One map of {shape[0]} x {shape[1]} x {shape[2]} voxels needs {needed / 2**30:.1f} GiB of memory to be "
-            f"stacked, and a task has {memory / 2**30:.1f} GiB. Use fewer threads or workers with more memory."
-        )
-    return min(SUBJECTS_PER_CHUNK, n_subjects, fits)
+_SHARE = 0.6  # of a task's memory that its arrays may fill; the rest is for the interpreter and for fragmentation
 
 
 def voxel_chunks(shape: tuple[int, int, int]) -> tuple[int, int, int]:
     """Sides of a chunk of voxels."""
     return min(shape[0], VOXELS_PER_SIDE), min(shape[1], VOXELS_PER_SIDE), min(shape[2], VOXELS_PER_SIDE)
+
+
+@dataclass(frozen=True)
+class StackWork:
+    """What a task of `stack` has in memory.
+
+    Attributes
+    ----------
+    shape
+        Of the grid.
+    itemsize
+        Bytes a voxel in the store.
+    n_maps
+        Of each subject.
+    filtered
+        Whether images are resampled or smoothed.
+    """
+
+    shape: tuple[int, int, int]
+    itemsize: int
+    n_maps: int
+    filtered: bool
+
+    def needs(self, n_subjects: int, threads: int) -> int:
+        """Bytes that a task needs for so many subjects, on so many threads."""
+        voxels = math.prod(self.shape)
+        sides = voxel_chunks(self.shape)
+        padded = math.prod(-(-n // side) * side for n, side in zip(self.shape, sides, strict=True))
+        flags = 0 if self.n_maps == 1 else 3  # where all maps have data, so far and with the next one
+        rows = n_subjects * padded * (self.itemsize + flags)
+        # The file's bytes, its content, the content scaled in float64 and without zeros; filters need as much again.
+        reading = voxels * (8 + 8 + 8 + 8 + (32 if self.filtered else 0))
+        chunk = n_subjects * math.prod(sides)
+        writing = chunk * (2 * self.itemsize + 2)  # compressed it may be no smaller
+        counts = (2 + 4 * self.n_maps) * voxels
+        return rows + threads * max(reading, writing) + counts
+
+    def subjects_per_batch(self, n_subjects: int, *, memory: int, threads: int) -> int:
+        """Subjects that one task reads and writes, which are one row of chunks.
+
+        Parameters
+        ----------
+        n_subjects
+            In the cohort.
+        memory
+            Bytes that a task may use.
+        threads
+            That a task uses.
+
+        Returns
+        -------
+        int
+            `SUBJECTS_PER_CHUNK`, or the largest half, quarter ... of it that fits; no more than there are subjects.
+
+        Raises
+        ------
+        InputError
+            Not even one subject fits.
+        """
+        size = SUBJECTS_PER_CHUNK
+        while size >= 1:
+            if self.needs(min(size, n_subjects), threads) <= _SHARE * memory:
+                return min(size, n_subjects)
+            size //= 2
+        raise self._too_little(self.needs(1, threads) / _SHARE, memory)
+
+    def check(self, n_subjects: int, *, memory: int, threads: int) -> None:
+        """Raise `InputError` where so many subjects, which the store's chunks have already, do not fit."""
+        needed = self.needs(n_subjects, threads)
+        if needed > memory:
+            raise self._too_little(needed, memory, f"{n_subjects} subjects, as many as a chunk of the store holds,")
+
+    def _too_little(self, needed: float, memory: int, what: str = "A subject") -> InputError:
+        return InputError(
+            f"{what} of {' x '.join(map(str, self.shape))} voxels need{'s' if what == 'A subject' else ''} "
+            f"{needed / 2**30:.1f} GiB of memory to be stacked, and a task has {memory / 2**30:.1f} GiB. Use fewer "
+            "threads, or workers with more memory."
+        )

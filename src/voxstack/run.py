@@ -12,6 +12,7 @@ from typing import Any
 import dask
 import psutil
 from dask.base import compute
+from dask.delayed import Delayed
 from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_limits
 
@@ -36,7 +37,23 @@ class Task:
     work: Any
 
 
-def run(tasks: Iterable[Task], *, together: bool = False) -> Iterator[tuple[Hashable, Any]]:
+@dataclass(frozen=True)
+class Share:
+    """What a task that can use several threads may use.
+
+    Attributes
+    ----------
+    threads
+        All of this process, since then one task runs at a time; or one, of a Dask worker.
+    memory
+        Bytes.
+    """
+
+    threads: int
+    memory: int
+
+
+def run(tasks: Iterable[Task], *, together: bool = False, threads_each: int = 1) -> Iterator[tuple[Hashable, Any]]:
     """Execute tasks and yield (key, result) as each completes, in no particular order.
 
     Tasks run on the active Dask client if there is one, otherwise on a pool of threads of this process (as many as
@@ -49,8 +66,9 @@ def run(tasks: Iterable[Task], *, together: bool = False) -> Iterator[tuple[Hash
     tasks
         Made as they are needed.
     together
-        Hand a client all tasks at once. Collections that share tasks must be: Dask optimises each graph that it is
-        handed by itself, and then finds two versions of one key (dask issue 9888).
+        Hand a client all tasks at once: what several of them need is then computed once.
+    threads_each
+        Threads that each task uses by itself; on a pool of threads so many fewer tasks run at a time.
 
     Raises
     ------
@@ -59,13 +77,12 @@ def run(tasks: Iterable[Task], *, together: bool = False) -> Iterator[tuple[Hash
     """
     client = _active_client()
     if client is None:
-        yield from _run_on_threads(iter(tasks))
+        yield from _run_on_threads(iter(tasks), max(thread_count() // threads_each, 1))
     else:
         yield from _run_on_client(client, iter(tasks), together)
 
 
-def _run_on_threads(tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
-    n_threads = thread_count()
+def _run_on_threads(tasks: Iterator[Task], n_threads: int) -> Iterator[tuple[Hashable, Any]]:
     with _one_blas_thread, ThreadPoolExecutor(n_threads, thread_name_prefix="voxstack") as pool:
         in_flight: dict[Future[Any], Task] = {}
         try:
@@ -82,6 +99,8 @@ def _run_on_threads(tasks: Iterator[Task]) -> Iterator[tuple[Hashable, Any]]:
 
 
 def _compute(work: Any) -> Any:
+    if isinstance(work, Delayed):  # as it is: there is nothing to optimise in it
+        return dask.get(work.__dask_graph__(), work.key)
     return compute(work, scheduler="synchronous")[0]
 
 
@@ -139,19 +158,14 @@ def thread_count() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
-def threads_per_task(n_tasks: int) -> int:
-    """Threads that each of so many tasks may use for itself, so that few tasks leave no core of this process idle."""
-    return 1 if _active_client() is not None else max(1, thread_count() // n_tasks)
-
-
-def worker_memory() -> int:
-    """Memory in bytes that one task may count on: of a worker, or of this process, over its threads."""
+def share() -> Share:
+    """What a task that can use several threads may use: of this process, or of a worker of the active client."""
     client = _active_client()
     if client is None:
-        return int(memory_limit() / thread_count())
+        return Share(thread_count(), memory_limit())
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    shares = [w["memory_limit"] / w["nthreads"] for w in workers if w["memory_limit"]]
-    return int(min(shares)) if shares else int(memory_limit() / thread_count())
+    shares = [worker["memory_limit"] / worker["nthreads"] for worker in workers if worker["memory_limit"]]
+    return Share(1, int(min(shares)) if shares else int(memory_limit() / thread_count()))
 
 
 def memory_limit() -> int:

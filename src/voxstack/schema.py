@@ -8,12 +8,15 @@ import xarray as xr
 
 from voxstack.errors import InputError, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 SUBJECT = "subject"
 SPACE = ("x", "y", "z")
 
-RESERVED_NAMES = frozenset({SUBJECT, *SPACE, "mask", "n_valid", "spatial_ref"})
+COUNTS = ("n_zero", "n_nonzero")
+"""Variables of a stored cohort that appending goes on counting from; opening leaves them out."""
+
+RESERVED_NAMES = frozenset({SUBJECT, *SPACE, "mask", "n_valid", "spatial_ref", *COUNTS})
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,12 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
     ("cohort", _MAP): Variable(((SUBJECT, *SPACE),), "subject maps"),
     ("cohort", "mask"): Variable((SPACE,), "voxels that are analysed"),
     ("cohort", "n_valid"): Variable((SPACE,), "subjects of the stored cohort with data in every map"),
+    ("cohort", "n_zero"): Variable(
+        (("counted_map", *SPACE),), "subjects of the stored cohort whose value is 0, per map"
+    ),
+    ("cohort", "n_nonzero"): Variable(
+        (("counted_map", *SPACE),), "subjects of the stored cohort whose value is neither 0 nor missing, per map"
+    ),
     ("fit", "beta"): Variable((("regressor", *SPACE),), "regression coefficient"),
     ("fit", "residual_variance"): Variable((SPACE,), "residual variance"),
     ("fit", "dof"): Variable((SPACE,), "residual degrees of freedom"),
@@ -57,11 +66,18 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
         "covariance of the coefficients over the residual variance",
     ),
     ("fit", "design"): Variable(((SUBJECT, "regressor"),), "design matrix"),
+    ("fit", "term"): Variable((("regressor",),), "term of the formula"),
+    ("fit", "variance_inflation"): Variable((("regressor",),), "variance inflation factor"),
+    ("fit", "condition_number"): Variable(((),), "condition number of the design, columns of unit length"),
     ("contrast", "effect"): Variable(_CONTRAST_MAP, "contrast of the coefficients"),
     ("contrast", "variance"): Variable(_CONTRAST_MAP, "variance of the effect"),
     ("contrast", "stat"): Variable(_CONTRAST_MAP, "test statistic"),
     ("contrast", "z_score"): Variable(_CONTRAST_MAP, "z-score"),
     ("contrast", "p_value"): Variable(_CONTRAST_MAP, "uncorrected p-value"),
+    ("contrast", "cohens_d"): Variable(_CONTRAST_MAP, "Cohen's d: effect over the residual standard deviation"),
+    ("contrast", "partial_r2"): Variable(_CONTRAST_MAP, "partial R2"),
+    ("contrast", "ci_lower"): Variable(_CONTRAST_MAP, "lower confidence bound of the effect"),
+    ("contrast", "ci_upper"): Variable(_CONTRAST_MAP, "upper confidence bound of the effect"),
     ("contrast", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
     ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),
     ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom"),
@@ -103,8 +119,14 @@ def annotate(dataset: xr.Dataset, kind: str, **attrs: Any) -> xr.Dataset:
 
 
 def validate(dataset: xr.Dataset, *kinds: str) -> xr.Dataset:
-    """Refuse a dataset of another kind or a newer schema, and say which it is."""
-    found, version = dataset.attrs.get("kind"), dataset.attrs.get("schema_version", 0)
+    """Refuse a dataset of another kind or of another schema, and say which it is."""
+    check_kind(dataset.attrs, *kinds)
+    return dataset
+
+
+def check_kind(attributes: Mapping[str, Any], *kinds: str) -> None:
+    """Refuse the attributes of a dataset of another kind or of another schema."""
+    found, version = attributes.get("kind"), attributes.get("schema_version", 0)
     if found not in kinds:
         was = "it does not say what it is" if found is None else f"it is a {found}"
         raise InputError(f"This dataset is not a voxstack {' or '.join(kinds)}: {was}.")
@@ -113,7 +135,11 @@ def validate(dataset: xr.Dataset, *kinds: str) -> xr.Dataset:
             f"This {found} was written by a newer voxstack (schema {version}; this one reads up to {SCHEMA_VERSION}). "
             "Upgrade voxstack to read it."
         )
-    return dataset
+    if version < SCHEMA_VERSION:
+        raise StoreError(
+            f"This {found} was written by a voxstack before the first release (schema {version}; this one reads "
+            f"{SCHEMA_VERSION}). Make it again."
+        )
 
 
 def map_names(cohort: xr.Dataset) -> list[str]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 import click
+import numpy as np
+import xarray as xr
 
 from voxstack.blocks import compute
 from voxstack.cli.options import computing, contrasts, on_scheduler
@@ -12,6 +14,7 @@ from voxstack.export.results import check_target, open_results, save_results
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 from voxstack.models.blueprint import Missing
 from voxstack.models.contrast import contrast
+from voxstack.models.effect_sizes import EFFECT_SIZES
 from voxstack.models.fit import fit_glm
 from voxstack.store.location import Location
 from voxstack.store.open import open_cohort
@@ -37,8 +40,14 @@ from voxstack.store.open import open_cohort
 @click.option("--variable", help="Map to model, where the cohort has several.")
 @click.option("--missing", type=click.Choice(["complete", "available"]), default="complete", show_default=True,
               help="Voxels that every subject has, or for each voxel the subjects that have it.")  # fmt: skip
+@click.option("--min-subjects", type=int, metavar="N",
+              help="With --missing available: leave out voxels with data of fewer subjects.")  # fmt: skip
+@click.option("--drop-missing", is_flag=True, help="Leave out subjects without a covariate of the design, by name.")
 @click.option("--mask", type=click.Path(), help="An image that narrows the cohort's mask.")
 @click.option("--alternative", type=click.Choice(ALTERNATIVES), default="two-sided", show_default=True)
+@click.option("--effect-size", "effect_sizes", type=click.Choice(list(EFFECT_SIZES)), multiple=True,
+              help="Write maps of this effect size, too. May be repeated.")  # fmt: skip
+@click.option("--confidence", type=float, metavar="LEVEL", help="Such as 0.95: write bounds of the effect, too.")
 @click.option("--log10-p", is_flag=True, help="Write -log10 p in place of p.")
 @click.option("--output", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
 @click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
@@ -50,8 +59,12 @@ def command(
     f_contrasts: tuple[str, ...],
     variable: str | None,
     missing: Missing,
+    min_subjects: int | None,
+    drop_missing: bool,
     mask: str | None,
     alternative: Alternative,
+    effect_sizes: tuple[str, ...],
+    confidence: float | None,
     log10_p: bool,
     folder: Path,
     overwrite: bool,
@@ -67,10 +80,16 @@ def command(
     check_target(Location.of(results), overwrite=overwrite)
     with on_scheduler(where, memory_limit, quiet):
         cohort = open_cohort(store)
-        fit = fit_glm(cohort, design, variable=variable, missing=missing, mask=mask)
-        lazy = contrast(fit, hypotheses, alternative=alternative)
+        fit = fit_glm(
+            cohort, design, variable=variable, missing=missing, min_subjects=min_subjects, drop_missing=drop_missing,
+            mask=mask,
+        )  # fmt: skip
+        lazy = contrast(fit, hypotheses, alternative=alternative, effect_sizes=effect_sizes, confidence=confidence)
         # What cannot be written is found before the work starts.
         map_file_names(lazy, log10_p=log10_p)
+        _tell_dropped(fit)
+        if not quiet:
+            _tell_design(fit)
         folder.mkdir(parents=True, exist_ok=True)
         result = compute(lazy, progress=not quiet)
     if results.exists():
@@ -79,3 +98,19 @@ def command(
     save_results(result, results, overwrite=overwrite)
     if not quiet:
         click.echo(f"{len(paths)} maps and results.zarr in {folder}")
+
+
+def _tell_dropped(fit: xr.Dataset) -> None:
+    dropped = fit.attrs.get("dropped_subjects")
+    if dropped:
+        click.echo(f"Left out {len(dropped)} subjects for a missing covariate: {', '.join(dropped)}", err=True)
+
+
+def _tell_design(fit: xr.Dataset) -> None:
+    """The size of the design, and how close its columns are to being combinations of each other."""
+    names = [str(name) for name in fit["regressor"].values]
+    width = max(map(len, (*names, "regressor")))
+    click.echo(f"{fit.attrs['n_subjects']} subjects, condition number {fit['condition_number'].item():.4g}")
+    click.echo(f"{'regressor':{width}}  variance inflation")
+    for name, inflation in zip(names, fit["variance_inflation"].values, strict=True):
+        click.echo(f"{name:{width}}  {'-' if np.isnan(inflation) else format(inflation, '.4g'):>18}")

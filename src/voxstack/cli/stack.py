@@ -1,11 +1,12 @@
 """voxstack stack."""
 
-from typing import Literal
+from typing import Any
 
 import click
 
 from voxstack.cli.info import summary
 from voxstack.cli.options import computing, named, on_scheduler
+from voxstack.errors import InputError
 from voxstack.store.stack import stack
 
 
@@ -28,34 +29,48 @@ from voxstack.store.stack import stack
     help="An image; 'intersection'; or the fraction of subjects that must have data, such as 0.9.",
 )
 @click.option("--zero-is-missing", is_flag=True, help="Take exact zeros for missing values.")
+@click.option(
+    "--resample",
+    type=click.Choice(["linear", "nearest"]),
+    help="Bring images on other lattices to that of the mask's image, or else of the first image.",
+)
+@click.option("--smoothing-fwhm", metavar="MM", help="Smooth by a Gaussian of this width; 'X,Y,Z' for three widths.")
+@click.option(
+    "--smoothing-missing",
+    type=click.Choice(["normalise", "zero"]),
+    default="normalise",
+    show_default=True,
+    help="Missing values have no weight and stay missing, or count as 0 and are filled.",
+)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
-@click.option("--overwrite", is_flag=True, help="Replace a cohort that is there.")
+@click.option("--append", is_flag=True, help="Add the subjects to the cohort that is there.")
+@click.option("--overwrite", is_flag=True, help="Replace a cohort that is there, once the new one is whole.")
+@click.option("--break-lock", is_flag=True, help="Go on where a dead run has left its lock in an object store.")
 @computing
 def command(
     participants: str,
     store: str,
     maps: tuple[str, ...],
-    label: str,
     mask: str,
-    zero_is_missing: bool,
-    dtype: Literal["float32", "float64"],
-    overwrite: bool,
+    smoothing_fwhm: str | None,
     where: str,
     memory_limit: str | None,
     quiet: bool,
+    **options: Any,
 ) -> None:
-    """Stack the maps of the subjects in the table PARTICIPANTS into the cohort STORE."""
+    """Stack the maps of the subjects in the table PARTICIPANTS into the cohort STORE.
+
+    A call that was stopped, however, goes on when it is called again.
+    """
     with on_scheduler(where, memory_limit, quiet):
         cohort = stack(
             participants,
             store,
             maps=named(maps, "--map"),
-            label=label,
             mask=_mask(mask),
-            zero_is_missing=zero_is_missing,
-            dtype=dtype,
-            overwrite=overwrite,
+            smoothing_fwhm=_widths(smoothing_fwhm),
             progress=not quiet,
+            **options,
         )
     if not quiet:
         summary(cohort, store)
@@ -66,3 +81,15 @@ def _mask(text: str) -> str | float:
         return float(text)
     except ValueError:
         return text
+
+
+def _widths(text: str | None) -> float | list[float] | None:
+    if text is None:
+        return None
+    try:
+        widths = [float(width) for width in text.split(",")]
+    except ValueError:
+        widths = []
+    if len(widths) not in (1, 3):
+        raise InputError(f"--smoothing-fwhm {text!r}: write one width in mm, or three with commas between them.")
+    return widths[0] if len(widths) == 1 else widths

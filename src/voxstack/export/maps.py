@@ -17,6 +17,19 @@ from voxstack.export.nifti import to_nifti
 from voxstack.kernels.pvalues import Alternative, z_to_log10p
 from voxstack.schema import SPACE, validate
 
+_STATS = {
+    "effect": "effect",
+    "variance": "variance",
+    "cohens_d": "cohensd",
+    "partial_r2": "partialr2",
+    "ci_lower": "cilower",
+    "ci_upper": "ciupper",
+}
+"""What file names call the maps of a contrast, beside those whose names depend on the contrast or on options."""
+
+_OF_T = frozenset({"effect", "variance", "cohens_d", "ci_lower", "ci_upper"})  # NaN for F
+_INFINITE = {"greater": "ci_upper", "less": "ci_lower"}  # in every voxel, which many programs cannot read
+
 
 @dataclass(frozen=True)
 class _Map:
@@ -56,10 +69,12 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
     -------
     list of Path
         The images: ``contrast-age_stat-t_statmap.nii.gz`` (or F), and in place of t ``z``, ``p``, ``effect`` and
-        ``variance`` (t contrasts); ``stat-dof_statmap.nii.gz`` where it differs between voxels;
-        ``regressor-age_stat-beta_statmap.nii.gz``, ``stat-residualvariance`` and ``stat-dof`` for a fit. Labels keep
-        their letters and digits. Values are float32, or float64 where that cannot hold them; p and dof are float64;
-        NaN outside the mask.
+        ``variance`` (t contrasts), as well as ``cohensd``, ``partialr2``, ``cilower`` and ``ciupper`` where `contrast`
+        was asked for them (all but ``partialr2`` of t contrasts); ``stat-dof_statmap.nii.gz`` where it differs between
+        voxels; ``regressor-age_stat-beta_statmap.nii.gz``, ``stat-residualvariance`` and ``stat-dof`` for a fit.
+        Labels keep their letters and digits. Of a one-sided confidence interval only the finite bound is written: the
+        other one is infinite everywhere. Values are float32, or float64 where that cannot hold them; p and dof are
+        float64; NaN outside the mask.
 
     Raises
     ------
@@ -116,16 +131,17 @@ def _of_contrasts(result: xr.Dataset, log10_p: bool) -> Iterator[_Map]:
         one = result[["stat_type", "dof_num", "dof"]].sel(contrast=name)
         stat_type = str(one["stat_type"].item())
         meta = _contrast_meta(result, str(name), one, stat_type)
-        stats = {"effect": "effect", "variance": "variance"} if stat_type == "t" else {}
-        stats |= {"stat": stat_type, "z_score": "z", "p_value": "log10p" if log10_p else "p"}
+        stats = _STATS | {"stat": stat_type, "z_score": "z", "p_value": "log10p" if log10_p else "p"}
+        empty = {_INFINITE.get(result.attrs["alternative"])} if stat_type == "t" else _OF_T
         for variable, stat in stats.items():
-            if variable not in result:
+            if variable not in result or variable in empty:
                 continue
             described = result[variable].attrs["long_name"]
             if stat == "log10p":
                 described = f"-log10 of the {described}"
-            entities = {"contrast": str(name), "stat": stat}
-            yield _Map(entities, variable, {"contrast": str(name)}, meta | {"Description": described})
+            level = result[variable].attrs.get("confidence")
+            more = {"Description": described} | ({} if level is None else {"ConfidenceLevel": level})
+            yield _Map({"contrast": str(name), "stat": stat}, variable, {"contrast": str(name)}, meta | more)
     if result["dof"].dims == SPACE:
         yield _Map({"stat": "dof"}, "dof", meta={"Description": result["dof"].attrs["long_name"]})
 

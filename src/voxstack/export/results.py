@@ -9,10 +9,11 @@ import xarray as xr
 from voxstack.blocks import compute
 from voxstack.errors import InputError, StoreError
 from voxstack.schema import validate
-from voxstack.store import layout
+from voxstack.store import keys
 from voxstack.store.encoding import encode
 from voxstack.store.location import Location
 from voxstack.store.open import read
+from voxstack.store.published import ROOT
 
 _KINDS = ("contrast", "fit")
 
@@ -46,17 +47,18 @@ def save_results(
             )
     location = Location.of(store, storage_options)
     check_target(location, overwrite=overwrite)
-    keys = encode(compute(dataset), {})
+    content = encode(compute(dataset), {})
     target = location.open(read_only=False)
-    layout.clear(target)
-    layout.put(target, keys)
+    keys.delete(target, [ROOT])  # first, so that no reader sees half of it
+    keys.delete_everything(target)
+    keys.put(target, content)
 
 
 def check_target(location: Location, *, overwrite: bool) -> None:
     """Refuse to write a result over anything but an old result that may be replaced."""
     if location.path is not None and not location.path.exists():
         return
-    if location.path is None and not layout.exists(location.open(read_only=True), "zarr.json"):
+    if location.path is None and not keys.exists(location.open(read_only=True), ROOT):
         return
     if not overwrite:
         raise StoreError(f"{location} exists already. Choose another place, or replace it with overwrite=True.")

@@ -4,18 +4,20 @@ Compressed files are inflated by zlib-ng in one piece and handed to nibabel as b
 nibabel's own stream and does not use indexed_gzip, slower still, where a user has it installed.
 """
 
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.fileholders import FileHolder
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
@@ -27,6 +29,7 @@ _BROKEN: Any = (ImageFileError, HeaderDataError, zlib_ng.error, EOFError)
 # In the order in which nibabel tries them.
 _PAIRS = (nib.Nifti1Pair, nib.Nifti2Pair, nib.Spm2AnalyzeImage, nib.Spm99AnalyzeImage, nib.AnalyzeImage)
 _GZIP_MAGIC = b"\x1f\x8b"
+_MOST_DEFLATED = 1100  # bytes that deflate can make of one; a larger size is not to be believed
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -44,14 +47,14 @@ def read_header(path: Path) -> ImageHeader:
 def read_volume(path: Path) -> NDArray[Any]:
     """All data of an image, scaled as its header says, in the type that the scaling gives."""
     with _named_errors(path):
-        return np.asanyarray(_whole_image(path).dataobj)
+        return _whole_image(path)
 
 
 def read_volumes(path: Path, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Some volumes of a 4-D image, in ascending order; the file is gone through once and not held."""
     with _named_errors(path), ExitStack() as stack:
         if _is_single_file(path):
-            kind = _single_class(path, _head(path))
+            kind = _single_class(path, _start(path).head)
             image = kind.from_file_map({"image": FileHolder(filename=str(path), fileobj=_stream(path, stack))})
         else:
             image = _pair(path)
@@ -83,34 +86,42 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 def _checked_header(path: Path) -> ImageHeader:
     if _is_single_file(path):
-        head = _head(path)
-        kind = _single_class(path, head)
-        header = kind.header_class(head[: kind.header_class.template_dtype.itemsize])
-        affine, data_file = header.get_best_affine(), path
+        start = _start(path)
+        header, data_file = _single_header(path, start.head), path
+        affine = header.get_best_affine()
     else:
         image = _pair(path)
         header, affine, data_file = image.header, image.affine, Path(image.file_map["image"].filename)
         if not data_file.is_file():
             raise InputError(f"{path}: its image file {data_file.name} is missing.")
+        start = _start(data_file)
     dtype = header.get_data_dtype()
     require_real(dtype, str(path))
     shape = tuple(int(n) for n in header.get_data_shape())
     expected = header.get_data_offset() + int(np.prod(shape)) * dtype.itemsize
-    found = _uncompressed_size(data_file, expected)
+    found = _inflated_size(data_file, start.told, expected) if start.is_gzip else start.told
     if found < expected:
         raise InputError(f"{path}: truncated, {found} of {expected} bytes are there.")
     code = int(header["sform_code"]) or int(header["qform_code"]) if "sform_code" in header else 0
     return ImageHeader(shape, np.asarray(affine, float), code)
 
 
-def _whole_image(path: Path) -> Any:
-    if _is_single_file(path):
-        content = _content(path)
-        return _single_class(path, content).from_bytes(content)
-    image = _pair(path)
-    holder = image.file_map["image"]
-    holder.fileobj = BytesIO(_content(Path(holder.filename)))
-    return type(image).from_file_map(image.file_map)
+def _whole_image(path: Path) -> NDArray[Any]:
+    if not _is_single_file(path):
+        image = _pair(path)
+        holder = image.file_map["image"]
+        holder.fileobj = BytesIO(_content(Path(holder.filename)))
+        return np.asanyarray(type(image).from_file_map(image.file_map).dataobj)
+    content = _content(path)
+    header = _single_header(path, content)
+    # What nibabel does with an image, without the image.
+    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+    if len(content) < offset + int(np.prod(shape)) * dtype.itemsize:
+        raise EOFError(f"{len(content)} bytes are there")
+    raw: NDArray[Any] = np.ndarray(shape, dtype, buffer=content, offset=int(offset), order="F")
+    slope, inter = header.get_slope_inter()
+    scaled = apply_read_scaling(raw, 1.0 if slope is None else slope, 0.0 if inter is None else inter)
+    return np.asanyarray(scaled)
 
 
 def _pair(path: Path) -> Any:
@@ -131,7 +142,15 @@ def _pair(path: Path) -> Any:
 
 def _content(path: Path) -> bytes:
     content = path.read_bytes()
-    return bytes(gzip_ng.decompress(content)) if content[:2] == _GZIP_MAGIC else content
+    if content[:2] != _GZIP_MAGIC:
+        return content
+    (told,) = struct.unpack("<I", content[-4:].rjust(4, b"\0"))
+    if told <= len(content) * _MOST_DEFLATED:
+        # In one step into a buffer of the size that the file tells.
+        inflated = zlib_ng.decompress(content, wbits=31, bufsize=max(told, 1))
+        if len(inflated) == told:
+            return bytes(inflated)
+    return bytes(gzip_ng.decompress(content))  # of several gzip members, or larger than 4 GiB
 
 
 def _stream(path: Path, stack: ExitStack) -> Any:
@@ -148,9 +167,37 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == _GZIP_MAGIC
 
 
-def _head(path: Path) -> bytes:
-    with ExitStack() as stack:
-        return bytes(_stream(path, stack).read(_HEAD))
+class _Start(NamedTuple):
+    """What opening a file once tells.
+
+    Attributes
+    ----------
+    head
+        The first bytes of its content.
+    told
+        Size of the file or, of a gzip file, of its content as the last four bytes tell it.
+    is_gzip
+        Whether it is one.
+    """
+
+    head: bytes
+    told: int
+    is_gzip: bool
+
+
+def _start(path: Path) -> _Start:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+        size = os.fstat(file.fileno()).st_size
+        if head[:2] != _GZIP_MAGIC:
+            return _Start(head, size, False)
+        file.seek(-4, os.SEEK_END)
+        (told,) = struct.unpack("<I", file.read(4))
+    inflated = zlib_ng.decompressobj(wbits=31).decompress(head, _HEAD)
+    if len(inflated) < _HEAD:  # a small file, or one of several gzip members
+        with gzip_ng.open(path, "rb") as stream:
+            inflated = stream.read(_HEAD)
+    return _Start(bytes(inflated), told, True)
 
 
 def _single_class(path: Path, head: bytes) -> Any:
@@ -160,13 +207,13 @@ def _single_class(path: Path, head: bytes) -> Any:
     raise InputError(f"{path}: not a NIfTI image.")
 
 
-def _uncompressed_size(path: Path, expected: int) -> int:
-    """Size of a file's content; for gzip the last four bytes tell it, but for files of several gzip members."""
-    if not _is_gzip(path):
-        return path.stat().st_size
-    with path.open("rb") as file:
-        file.seek(-4, 2)
-        (told,) = struct.unpack("<I", file.read(4))
+def _single_header(path: Path, head: bytes) -> Any:
+    kind = _single_class(path, head).header_class
+    return kind(head[: kind.template_dtype.itemsize])
+
+
+def _inflated_size(path: Path, told: int, expected: int) -> int:
+    """Size of a gzip file's content; what its last four bytes tell, but for files of several gzip members."""
     if told == expected % 2**32:
         return expected
     size = 0

@@ -80,6 +80,17 @@ class ImageSource:
         name = str(self.image) if isinstance(self.image, Path) else "an image in memory"
         return name if self.volume is None else f"{name}, volume {self.volume}"
 
+    def fingerprint(self) -> str | None:
+        """Which file it is and when that was last changed; None for an image in memory, which may change unseen."""
+        if not isinstance(self.image, Path):
+            return None
+        files = [
+            self.image,
+            *(self.image.with_suffix(s) for s in (".hdr", ".img") if self.image.suffix in (".hdr", ".img")),
+        ]
+        told = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+        return f"{self.image}, {self.volume}: {told}"
+
     def header(self) -> ImageHeader:
         """Header of the image; a 4-D image without a `volume` is an error."""
         if isinstance(self.image, Path):

@@ -3,15 +3,15 @@
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from numpy.typing import NDArray
 
+from voxstack.covariates import encode
+from voxstack.covariates import text_array as text_array
 from voxstack.errors import InputError, listing
-from voxstack.schema import RESERVED_NAMES, SUBJECT
+from voxstack.schema import RESERVED_NAMES
 
 _MISSING = ["", "n/a", "N/A", "NA", "NaN", "nan"]
 
@@ -111,18 +111,16 @@ def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[
     Returns
     -------
     dict
-        Missing values are NaN in numeric covariates, which are then float64, and in text ones, which are then object
-        arrays. The levels of a categorical column are kept, in their order, as the attribute "levels".
+        As of `voxstack.covariates.encode`, which formulas read back as the columns were.
+
+    Raises
+    ------
+    InputError
+        A name that a covariate cannot have, or levels that cannot be told apart.
     """
     kept = table.drop(columns=list(leave_out))
     check_names("covariate", kept.columns, taken=maps)
-    return {name: xr.Variable((SUBJECT,), _plain(kept[name]), _levels(kept[name])) for name in kept.columns}
-
-
-def _levels(column: "pd.Series[Any]") -> dict[str, list[str]]:
-    if not isinstance(column.dtype, pd.CategoricalDtype):
-        return {}
-    return {"levels": [str(level) for level in column.dtype.categories]}
+    return {name: encode(kept[name]) for name in kept.columns}
 
 
 def check_names(what: str, names: Iterable[str], *, taken: Iterable[str] = ()) -> None:
@@ -137,24 +135,3 @@ def check_names(what: str, names: Iterable[str], *, taken: Iterable[str] = ()) -
             f"A {what} cannot be called {listing(map(repr, refused))}: a name must not be empty, '.' or '..', hold a "
             "'/' or begin with '__'. Rename it."
         )
-
-
-def _plain(column: "pd.Series[Any]") -> NDArray[Any]:
-    column = column.infer_objects()
-    missing = column.isna().to_numpy()
-    if pd.api.types.is_bool_dtype(column.dtype) and not missing.any():
-        return column.to_numpy(dtype=bool)
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        if missing.any() or pd.api.types.is_float_dtype(column.dtype) or pd.api.types.is_bool_dtype(column.dtype):
-            return column.to_numpy(dtype=np.float64, na_value=np.nan)
-        return column.to_numpy(dtype=np.int64)
-    text = column.astype(object).where(~missing, None)
-    return text_array([None if value is None else str(value) for value in text])
-
-
-def text_array(values: Iterable[str | None]) -> NDArray[Any]:
-    """Text as a NumPy array: fixed-width strings, or objects with NaN where some are missing (None)."""
-    values = list(values)
-    if any(value is None for value in values):
-        return np.array([np.nan if value is None else value for value in values], dtype=object)
-    return np.array(values, dtype=str)

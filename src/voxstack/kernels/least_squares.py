@@ -9,6 +9,7 @@ With missing data each voxel has a triangular factor of its own, built and combi
 (Gentleman 1974, Applied Statistics 23:448).
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -175,7 +176,7 @@ def reduce(y: NDArray[np.floating], rows: Float, constant: Float, *, available: 
     assert rows.shape == (n, r), (y.shape, rows.shape)
     assert constant.shape == (r,), constant.shape
     y = np.ascontiguousarray(y)
-    Q, R = _square_qr(rows)
+    Q, R = _square_qr(rows.tobytes(), rows.shape)
     has_constant = bool(constant.any())
     pivot = y[0].astype(np.float64) if has_constant else np.zeros(v)
     projection, rss = np.zeros((r, v)), np.zeros(v)
@@ -238,7 +239,7 @@ class Fit(NamedTuple):
     covariance: Float | None
 
 
-def solve(reduced: Reduced, basis: Basis, *, available: bool) -> Fit:
+def solve(reduced: Reduced, basis: Basis, *, available: bool, min_subjects: int = 1) -> Fit:
     """Least squares from all subjects, reduced.
 
     Parameters
@@ -250,6 +251,8 @@ def solve(reduced: Reduced, basis: Basis, *, available: bool) -> Fit:
     available
         As in `reduce`. An incomplete voxel is NaN where the design loses rank, or no degree of freedom is left, over
         the subjects that it has.
+    min_subjects
+        An incomplete voxel is also NaN where it has data of fewer subjects.
 
     Returns
     -------
@@ -267,7 +270,7 @@ def solve(reduced: Reduced, basis: Basis, *, available: bool) -> Fit:
         at, R = reduced.incomplete, reduced.own_R
         singular = np.linalg.svd(R, compute_uv=False)
         own_dof = reduced.present - float(r)
-        solvable = (singular[:, -1] > 1e-10 * singular[:, 0]) & (own_dof > 0)
+        solvable = (singular[:, -1] > 1e-10 * singular[:, 0]) & (own_dof > 0) & (reduced.present >= min_subjects)
         inverse = np.full(R.shape, np.nan)
         inverse[solvable] = np.linalg.inv(R[solvable])
         w[:, at] = np.einsum("mab,bm->am", inverse, reduced.projection[:, at])
@@ -278,10 +281,14 @@ def solve(reduced: Reduced, basis: Basis, *, available: bool) -> Fit:
     return Fit(beta, rss / dof, dof, covariance)
 
 
-def _square_qr(rows: Float) -> tuple[Float, Float]:
-    """QR of (n, r) with a square R, also where n < r: Q (n, r), R (r, r), filled up with zeros."""
-    Q, R = np.linalg.qr(rows)
-    lacking = rows.shape[1] - Q.shape[1]
+@lru_cache(maxsize=1024)
+def _square_qr(rows: bytes, shape: tuple[int, int]) -> tuple[Float, Float]:
+    """QR of (n, r) with a square R, also where n < r: Q (n, r), R (r, r), filled up with zeros.
+
+    Every block of voxels has the same subjects, so it is kept.
+    """
+    Q, R = np.linalg.qr(np.frombuffer(rows).reshape(shape))
+    lacking = shape[1] - Q.shape[1]
     return np.pad(Q, ((0, 0), (0, lacking))), np.pad(R, ((0, lacking), (0, 0)))
 
 

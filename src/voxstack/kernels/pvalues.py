@@ -88,13 +88,20 @@ def _beta_tails(f: ArrayLike, dof_num: ArrayLike, dof: ArrayLike) -> tuple[Float
     """Upper and lower tail of F, and the logarithm of the upper one; t squared is F with dof_num 1."""
     f, dof_num, dof = np.broadcast_arrays(np.asarray(f, float), np.asarray(dof_num, float), np.asarray(dof, float))
     a, b = dof / 2, dof_num / 2
-    # Voxels mostly share their degrees of freedom; complex numbers make pairs that sort quickly.
-    pairs, which = np.unique((a + 1j * b).ravel(), return_inverse=True)
-    log_beta = _log_beta(np.maximum(pairs.real, pairs.imag), np.minimum(pairs.real, pairs.imag))[which]
+    log_beta = _shared_log_beta(a.ravel(), b.ravel())
     upper, lower, log_upper = (np.empty(f.size) for _ in range(3))
     ratio = np.ascontiguousarray(dof_num * f / dof).ravel()
     _incomplete_beta(a.ravel(), b.ravel(), ratio, log_beta, upper, lower, log_upper)
     return upper.reshape(f.shape), lower.reshape(f.shape), log_upper.reshape(f.shape)
+
+
+def _shared_log_beta(a: Float, b: Float) -> Float:
+    """log B(a, b), once for voxels that share their degrees of freedom: mostly all of them."""
+    if a.size and np.all(a == a[0]) and np.all(b == b[0]):
+        return np.full(a.size, _log_beta(np.maximum(a[:1], b[:1]), np.minimum(a[:1], b[:1]))[0])
+    pairs, which = np.unique(a + 1j * b, return_inverse=True)  # complex numbers make pairs that sort quickly
+    shared: Float = _log_beta(np.maximum(pairs.real, pairs.imag), np.minimum(pairs.real, pairs.imag))[which]
+    return shared
 
 
 def _log_beta(large: Float, small: Float) -> Float:

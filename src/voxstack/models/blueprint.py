@@ -12,6 +12,22 @@ Missing = Literal["complete", "available"]
 
 
 @dataclass(frozen=True)
+class Cases:
+    """Which subjects count at a voxel.
+
+    Attributes
+    ----------
+    missing
+        "complete" or "available".
+    min_subjects
+        Of available cases: voxels with data of fewer subjects are NaN in every map that the last pass gives.
+    """
+
+    missing: Missing
+    min_subjects: int = 1
+
+
+@dataclass(frozen=True)
 class Pass:
     """One pass over the data.
 
@@ -63,24 +79,26 @@ class Model:
     needs
         Maps it takes: "map" is the one that is modelled, other entries are names of maps that the cohort must hold.
     prepare
-        (design (n, p), missing) -> setup: what all blocks share. Must be picklable.
+        (design (n, p), cases) -> setup: what all blocks share. Must be picklable.
     passes
         Over the data, in order.
     maps
         For each way of treating missing data that the model knows, the names of the maps that the last pass gives; each
-        is registered in `schema` for a fit.
+        is registered in `schema` for a fit. `residual_variance`, of one subject's map about the model, is what gives
+        Cohen's d its unit: a model that has none refuses it.
     shared
         setup -> those variables of the fit that are the same at all voxels.
     contrast
-        (maps (..., v) and shared variables by name, independent weights (q, p), "t" or "F") -> Estimate. Beside the
-        fit's own variables it gets "to_beta" (p, r), of which (X'X)^-1 of the design is the product with itself.
+        (maps (..., v) and shared variables by name, independent weights (q, p), "t" or "F") -> Estimate, of which z, p,
+        partial R2 and confidence bounds are made. Beside the fit's own variables it gets "to_beta" (p, r), of which
+        (X'X)^-1 of the design is the product with itself.
     subjects
         "streamed": chunks of subjects are reduced one by one. "whole": each block of voxels holds all subjects.
     """
 
     name: str
     needs: tuple[str, ...]
-    prepare: Callable[[Float, Missing], Any]
+    prepare: Callable[[Float, Cases], Any]
     passes: tuple[Pass, ...]
     maps: Mapping[Missing, tuple[str, ...]]
     shared: Callable[[Any], Mapping[str, Float]]

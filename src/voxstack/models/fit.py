@@ -1,8 +1,11 @@
 """`fit_glm`: one model, fitted to every voxel of a cohort."""
 
+import operator
 import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -16,7 +19,7 @@ from voxstack.design import Matrix, make_design
 from voxstack.errors import DesignError, InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
 from voxstack.kernels.basis import decompose
-from voxstack.models.blueprint import Missing, Model
+from voxstack.models.blueprint import Cases, Missing, Model
 from voxstack.models.registry import MODELS
 from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
 from voxstack.store.mask import mask_on_grid
@@ -31,6 +34,8 @@ def fit_glm(
     variable: str | None = None,
     model: str = "ols",
     missing: Missing = "complete",
+    min_subjects: int | None = None,
+    drop_missing: bool = False,
     mask: FitMask | None = None,
 ) -> xr.Dataset:
     """Fit a general linear model to every voxel. Nothing is read until the result is computed.
@@ -48,6 +53,12 @@ def fit_glm(
     missing
         "complete": voxels that some subject lacks are NaN. "available": each voxel is fitted to the subjects that have
         it; it is NaN where the design then loses rank or no degree of freedom is left.
+    min_subjects
+        For missing="available": voxels with data of fewer subjects are NaN.
+    drop_missing
+        Leave out the subjects that lack a covariate which the design uses, and list them in the attribute
+        "dropped_subjects". By default they are an error. A design that `make_design` made with this option needs no
+        second word: the subjects that it lists are left out.
     mask : (x, y, z) bool, path or image
         Narrows the cohort's mask; an image is brought to its grid by nearest neighbour.
 
@@ -56,14 +67,15 @@ def fit_glm(
     xarray.Dataset
         `beta` (regressor, x, y, z); `residual_variance` and `dof` (x, y, z); `beta_covariance`, the covariance of beta
         over the residual variance (regressor, regressor_2, and x, y, z for available cases); `design` (subject,
-        regressor). float64; NaN outside the mask.
+        regressor). float64; NaN outside the mask. Coordinates: `variance_inflation` and, of a formula, `term` along
+        `regressor`; `condition_number`, a number. `make_design` says what they are.
 
     Raises
     ------
     DesignError
         The design does not fit the cohort, or leaves no degrees of freedom.
     InputError
-        No such map, model or mask.
+        No such map, model or mask; `min_subjects` for complete cases, or more than there are.
 
     Warns
     -----
@@ -83,17 +95,20 @@ def fit_glm(
     absent = [need for need in blueprint.needs if need != "map" and need not in map_names(cohort)]
     if absent:
         raise InputError(f"The model {model!r} needs the map {listing(absent)}, which the cohort does not have.")
-    matrix = make_design(cohort, design)
+    matrix = make_design(cohort, design, drop_missing=drop_missing)
     regressors = [str(regressor) for regressor in matrix["regressor"].values]
     _check_rank(matrix, regressors)
-    inside = _mask(cohort, mask)
+    cases = _cases(missing, min_subjects, len(matrix))
+    kept = np.asarray(_labels(cohort).isin(matrix[SUBJECT].values))
+    inside = _mask(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
 
     # Compute (lazily)
-    setup = blueprint.prepare(matrix.values, missing)
+    setup = blueprint.prepare(matrix.values, cases)
     outputs = {output: _leading_shape(output, len(regressors)) for output in blueprint.maps[missing]}
     arrays = [as_blocks(cohort[name if need == "map" else need]) for need in blueprint.needs]
     passes = [Reduction(model, stage.partial, stage.combine, stage.finish) for stage in blueprint.passes]
-    maps = reduce_subjects(arrays, passes, setup, mask=inside, outputs=outputs, whole=blueprint.subjects == "whole")
+    some, passes = _leave_out(setup, passes, kept)
+    maps = reduce_subjects(arrays, passes, some, mask=inside, outputs=outputs, whole=blueprint.subjects == "whole")
 
     # Conclude
     variables: dict[str, Any] = {
@@ -102,13 +117,17 @@ def fit_glm(
         for output, array in part.items()
     }
     grid = Grid.from_dataset(cohort)
-    coords = {"regressor": regressors, "regressor_2": regressors, SUBJECT: cohort[SUBJECT].values}
+    coords = {"regressor": regressors, "regressor_2": regressors, SUBJECT: matrix[SUBJECT].values}
     fit = xr.Dataset(variables, coords=coords).assign(design=matrix.variable).assign_coords(grid.coords())
-    fit = fit.assign_coords(mask=(SPACE, inside))
-    formula = matrix.attrs.get("formula")
-    details = {"model": model, "missing": missing, "variable": name}
-    details |= {} if formula is None else {"formula": formula}
-    whole = {"regressors": regressors, "n_subjects": cohort.sizes[SUBJECT]}
+    diagnostics: dict[Any, xr.Variable] = {
+        key: matrix[key].variable for key in ("term", "variance_inflation") if key in matrix.coords
+    }
+    diagnostics["condition_number"] = xr.Variable((), matrix.attrs["condition_number"])
+    fit = fit.assign_coords(mask=(SPACE, inside)).assign_coords(diagnostics)
+    details: dict[str, Any] = {"model": model, "missing": missing, "variable": name}
+    details |= {} if min_subjects is None else {"min_subjects": cases.min_subjects}
+    details |= {key: matrix.attrs[key] for key in ("formula", "dropped_subjects") if key in matrix.attrs}
+    whole = {"regressors": regressors, "n_subjects": len(matrix)}
     return annotate(fit, "fit", **details, **whole, provenance=provenance.record("fit_glm", **details))
 
 
@@ -120,8 +139,32 @@ def _choose(model: str, missing: str) -> Model:
     return MODELS[model]
 
 
-def _check_labels(cohort: xr.Dataset) -> None:
+def _cases(missing: Missing, min_subjects: SupportsIndex | None, n: int) -> Cases:
+    if min_subjects is None:
+        return Cases(missing)
+    if missing != "available":
+        raise InputError(
+            f"min_subjects={min_subjects!r} goes with missing='available'. With missing={missing!r} voxels that some "
+            "subject lacks are left out anyway."
+        )
+    try:
+        least = 0 if isinstance(min_subjects, bool) else operator.index(min_subjects)
+    except TypeError:
+        least = 0
+    if least < 1:
+        raise InputError(f"min_subjects must be a whole number of at least 1, not {min_subjects!r}.")
+    if least > n:
+        raise InputError(f"min_subjects is {least}, but the model has only {n} subjects: no voxel would be left.")
+    return Cases(missing, least)
+
+
+def _labels(cohort: xr.Dataset) -> pd.Index:
     labels = cohort.indexes[SUBJECT] if SUBJECT in cohort.indexes else pd.Index(range(cohort.sizes[SUBJECT]))
+    return labels.astype(str)
+
+
+def _check_labels(cohort: xr.Dataset) -> None:
+    labels = _labels(cohort)
     if labels.has_duplicates:
         twice = listing(labels[labels.duplicated()].unique())
         raise InputError(f"The cohort holds {twice} more than once. Give each image a label of its own.")
@@ -181,6 +224,58 @@ def _mask(cohort: xr.Dataset, mask: FitMask | None) -> NDArray[np.bool_]:
     if not inside.any():
         raise InputError("No voxel is left in the mask.")
     return inside
+
+
+class _Some(NamedTuple):
+    """What tasks need to model some of the subjects: the model's own setup, and which they are (n,)."""
+
+    setup: Any
+    kept: NDArray[np.bool_]
+
+
+def _leave_out(setup: Any, passes: list[Reduction], kept: NDArray[np.bool_]) -> tuple[Any, list[Reduction]]:
+    """The same passes over those subjects that are kept.
+
+    The others are taken out in the tasks. Dask would take them out by cutting the subjects into new chunks, for which
+    it reads and holds several old ones at a time.
+    """
+    if kept.all():
+        return setup, passes
+    return _Some(setup, kept), [
+        Reduction(p.name, _PartialOfSome(p.partial), _CombineSome(p.combine), _FinishSome(p.finish)) for p in passes
+    ]
+
+
+@dataclass(frozen=True)
+class _PartialOfSome:
+    """State of one chunk of subjects; None where none of them is kept."""
+
+    partial: Callable[[Sequence[NDArray[Any]], slice, Any, Any], Any]
+
+    def __call__(self, blocks: Sequence[NDArray[Any]], rows: slice, some: _Some, previous: Any) -> Any:
+        here, before = some.kept[rows], int(some.kept[: rows.start].sum())
+        if not here.any():
+            return None
+        rows = slice(before, before + int(here.sum()))
+        return self.partial([block[here] for block in blocks], rows, some.setup, previous)
+
+
+@dataclass(frozen=True)
+class _CombineSome:
+    combine: Callable[[Any, Any], Any]
+
+    def __call__(self, first: Any, second: Any) -> Any:
+        if first is None or second is None:
+            return second if first is None else first
+        return self.combine(first, second)
+
+
+@dataclass(frozen=True)
+class _FinishSome:
+    finish: Callable[[Any, Any], Any]
+
+    def __call__(self, state: Any, some: _Some) -> Any:
+        return self.finish(state, some.setup)
 
 
 def _dims(output: str, ndim: int) -> tuple[str, ...]:

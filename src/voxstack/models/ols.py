@@ -8,16 +8,17 @@ from numpy.typing import NDArray
 
 from voxstack.kernels import least_squares as ls
 from voxstack.kernels.basis import Basis, decompose
-from voxstack.models.blueprint import Estimate, Float, Missing, Model, Pass
+from voxstack.models.blueprint import Cases, Estimate, Float, Model, Pass
 
 
 class _Setup(NamedTuple):
     basis: Basis
     available: bool
+    min_subjects: int
 
 
-def _prepare(design: Float, missing: Missing) -> _Setup:
-    return _Setup(decompose(design), missing == "available")
+def _prepare(design: Float, cases: Cases) -> _Setup:
+    return _Setup(decompose(design), cases.missing == "available", cases.min_subjects)
 
 
 def _partial(blocks: Sequence[NDArray[Any]], rows: slice, setup: _Setup, previous: None) -> ls.Reduced:
@@ -26,7 +27,7 @@ def _partial(blocks: Sequence[NDArray[Any]], rows: slice, setup: _Setup, previou
 
 
 def _finish(reduced: ls.Reduced, setup: _Setup) -> dict[str, Float]:
-    fit = ls.solve(reduced, setup.basis, available=setup.available)
+    fit = ls.solve(reduced, setup.basis, available=setup.available, min_subjects=setup.min_subjects)
     maps = {"beta": fit.beta, "residual_variance": fit.residual_variance, "dof": fit.dof}
     return maps if fit.covariance is None else maps | {"beta_covariance": fit.covariance}
 

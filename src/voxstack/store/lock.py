@@ -1,32 +1,92 @@
 """One writer at a time."""
 
+import json
 import os
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from zarr.abc.store import Store
 
 from voxstack.errors import StoreError
+from voxstack.store import keys
 from voxstack.store.location import Location
 
 if sys.platform != "win32":
     import fcntl
 
+_KEY = "stack.lock"
+_BEAT = 20.0  # seconds between signs of life
+_STALE = 120.0  # seconds without one, after which a run is thought dead
+
 
 @contextmanager
-def one_writer(location: Location) -> Iterator[None]:
-    """Hold the lock of a folder, ``NAME.lock`` beside it, for as long as it is written.
+def one_writer(location: Location, *, break_lock: bool = False) -> Iterator["Lock"]:
+    """Hold the lock of a store for as long as it is written.
 
-    The lock is the operating system's, so it ends with the process that holds it, however that ends. Object stores and
-    Windows have none.
+    A folder has the operating system's lock on ``NAME.lock`` beside it, which ends with the process that holds it,
+    however that ends. Object stores (and Windows) have a key ``stack.lock`` in the store, written only where none is,
+    and renewed every 20 seconds; that of a run which was killed stays, and is stale after two minutes.
+
+    Parameters
+    ----------
+    location
+        The store.
+    break_lock
+        Take a key that another run has left.
 
     Raises
     ------
     StoreError
-        Another writer holds it.
+        Another writer holds the lock; the message says who, and since when it has given no sign of life.
     """
-    if location.path is None or sys.platform == "win32":
-        yield
-        return
+    if location.path is not None and sys.platform != "win32":
+        with _file_lock(location):
+            yield Lock(None, "")
+    else:
+        with _key_lock(location, break_lock) as lock:
+            yield lock
+
+
+class Lock:
+    """The lock that this run holds.
+
+    Parameters
+    ----------
+    store
+        Where its key is; None for the operating system's lock, which nobody else can take.
+    run
+        Id of this run.
+    """
+
+    def __init__(self, store: Store | None, run: str) -> None:
+        self._store, self._run = store, run
+
+    def check(self) -> None:
+        """Raise `StoreError` where another run has taken the lock: it writes now."""
+        if self._store is not None and _told(self._store).get("run") != self._run:
+            raise StoreError(
+                "Another run has taken the lock of this store (break_lock=True), so this one stops. Nothing was "
+                "published by it."
+            )
+
+
+def _owner() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "process": os.getpid()}
+
+
+def _name(told: dict[str, Any]) -> str:
+    return f"process {told['process']} on {told['host']}" if "process" in told else "another process"
+
+
+@contextmanager
+def _file_lock(location: Location) -> Iterator[None]:
+    assert location.path is not None
     path = location.path.with_name(f"{location.path.name}.lock")
     while True:
         try:
@@ -35,14 +95,13 @@ def one_writer(location: Location) -> Iterator[None]:
         except OSError as error:
             raise StoreError(f"{location} cannot be written: {error}.") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise StoreError(
-                f"{location} is being written by another call of stack. Wait until that is done."
-            ) from None
-        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise _refusal(location, _parsed(os.pread(descriptor, 4096, 0))) from None
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(_owner()).encode(), 0)
                 try:
                     yield
                 finally:
@@ -51,3 +110,68 @@ def one_writer(location: Location) -> Iterator[None]:
         finally:
             os.close(descriptor)
         # Its last holder removed the file between our opening and locking it.
+
+
+def _refusal(location: Location, told: dict[str, Any]) -> StoreError:
+    return StoreError(
+        f"{location} is being written by another call of stack, {_name(told)}. Wait until that is done, or stop it: "
+        "its lock ends with it, and what it has written is gone on with."
+    )
+
+
+@contextmanager
+def _key_lock(location: Location, break_lock: bool) -> Iterator[Lock]:
+    store, run = location.open(read_only=False), uuid4().hex
+
+    def content() -> bytes:
+        return json.dumps({"run": run, **_owner(), "beat": time.time()}).encode()
+
+    if break_lock:
+        keys.delete(store, [_KEY])
+    keys.put_new(store, _KEY, content())
+    told = _told(store)
+    if told.get("run") != run:
+        raise _key_refusal(location, told)
+    lock, done = Lock(store, run), threading.Event()
+
+    def beat() -> None:
+        while not done.wait(_BEAT):
+            if _told(store).get("run") != run:
+                return  # the next check says so
+            keys.put(store, {_KEY: content()})
+
+    thread = threading.Thread(target=beat, name="voxstack-lock", daemon=True)
+    thread.start()
+    try:
+        yield lock
+    finally:
+        done.set()
+        thread.join()
+        if _told(store).get("run") == run:
+            keys.delete(store, [_KEY])
+
+
+def _key_refusal(location: Location, told: dict[str, Any]) -> StoreError:
+    silent = max(time.time() - float(told.get("beat", 0)), 0)
+    if silent > _STALE:
+        return StoreError(
+            f"{location} has a stale lock: {_name(told)} was writing it and has given no sign of life for "
+            f"{silent / 60:.0f} minutes. If that run is dead, go on with break_lock=True (--break-lock)."
+        )
+    return StoreError(
+        f"{location} is being written by another call of stack, {_name(told)}, whose last sign of life was "
+        f"{silent:.0f} seconds ago. Wait until that is done. If you know that it is dead, go on with break_lock=True "
+        "(--break-lock)."
+    )
+
+
+def _told(store: Store) -> dict[str, Any]:
+    return _parsed(keys.get(store, _KEY) or b"")
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        told = json.loads(content)
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -10,7 +10,7 @@ from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.io.readers import ImageSource, read_maps
 from voxstack.kernels.resample import nearest
-from voxstack.store.writer import Coverage
+from voxstack.store.coverage import Coverage
 
 Mask = str | Path | nib.spatialimages.SpatialImage | float
 
@@ -44,6 +44,13 @@ def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDA
     return np.asarray(on_grid)
 
 
+def mask_grid(mask: Mask) -> Grid | None:
+    """Lattice of a mask that is an image; None for others."""
+    if isinstance(mask, int | float) or mask == "intersection":
+        return None
+    return ImageSource(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask)).header().grid()
+
+
 def resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
     """The explicit mask on the grid, if there is one, and the fraction of subjects that must have data."""
     if isinstance(mask, bool) or (isinstance(mask, int | float) and not 0 < mask <= 1):
@@ -59,10 +66,9 @@ def choose_mask(
     coverage: Coverage, explicit: NDArray[np.bool_] | None, fraction: float, n: int, mask: Mask
 ) -> NDArray[np.bool_]:
     """Voxels to analyse, from where the n subjects have data; `InputError` where none is left."""
-    informative = np.logical_and.reduce(coverage.informative)
     # Rounding must not turn 0.3 of 10 subjects into 4.
     enough = explicit if explicit is not None else coverage.n_valid >= fraction * n - 1e-9
-    chosen = np.asarray(informative & enough & (coverage.n_valid > 0))
+    chosen = np.asarray(coverage.informative & enough & (coverage.n_valid > 0))
     if not chosen.any():
         most = int(coverage.n_valid.max())
         raise InputError(

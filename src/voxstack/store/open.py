@@ -10,16 +10,21 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
+from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError, listing
 from voxstack.grid import Grid, canonical_axes
 from voxstack.io.tables import check_names, covariates
 from voxstack.provenance import record
-from voxstack.schema import SPACE, SUBJECT, annotate, validate
+from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, validate
 from voxstack.store.encoding import decode
-from voxstack.store.layout import UNFINISHED, exists
 from voxstack.store.location import Location
+from voxstack.store.published import Published
+from voxstack.store.unfinished import Plan
 from voxstack.store.view import lazy_array
+
+_ATTEMPTS = 5  # to open a store while others publish
+_INTERNAL = ("subjects_per_chunk", "editions")  # attributes of a cohort that only its store needs
 
 
 def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> xr.Dataset:
@@ -43,8 +48,7 @@ def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None 
     StoreError
         Nothing there, not a cohort, not finished, or written by a newer voxstack.
     """
-    dataset = read(Location.of(store, storage_options), ("cohort",))
-    return dataset.assign(n_valid=dataset["n_valid"].load())
+    return read(Location.of(store, storage_options), ("cohort",))
 
 
 def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
@@ -53,18 +57,34 @@ def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
     if location.path is not None and not location.path.is_dir():
         raise StoreError(f"There is no {expected} at {location}.")
     store = location.open(read_only=True)
-    if not exists(store, "zarr.json"):
-        if exists(store, UNFINISHED):
-            raise StoreError(f"{location} is not finished: stacking was stopped, or is going on. Call stack again.")
-        raise StoreError(f"{location} is not a voxstack {expected}: it has no zarr.json.")
+    for _ in range(_ATTEMPTS):
+        published = Published.read(store)
+        if published is None:
+            if Plan.read(store) is not None:
+                raise StoreError(f"{location} is not finished: stacking was stopped, or is going on. Call stack again.")
+            raise StoreError(f"{location} is not a voxstack {expected}: it has no zarr.json.")
+        dataset = _decoded(location, store, published, kinds)
+        # What was published meanwhile has replaced labels that were still to be read.
+        if Published.read(store) == published:
+            return dataset
+    raise StoreError(f"{location} is being replaced again and again. Open it when that is over.")
+
+
+def _decoded(location: Location, store: Store, published: Published, kinds: tuple[str, ...]) -> xr.Dataset:
     try:
         # Values are stored as they are: nothing is to be scaled or replaced on the way in.
         flat = xr.open_zarr(store, consolidated=True, chunks=None, zarr_format=3, mask_and_scale=False)
         validate(flat, *kinds)
     except (ValueError, KeyError) as error:
-        raise StoreError(f"{location} is not a voxstack {expected}: {error}") from error
+        raise StoreError(f"{location} is not a voxstack {' or '.join(kinds)}: {error}") from error
+    for name in _INTERNAL:
+        flat.attrs.pop(name, None)
+    flat = flat.drop_vars([name for name in COUNTS if name in flat.variables])
     lazy = [n for n, v in flat.data_vars.items() if set(SPACE) < set(v.dims)]
-    return decode(flat.assign({n: (flat[n].dims, lazy_array(location, str(n)), flat[n].attrs) for n in lazy}))
+    dataset = decode(
+        flat.assign({n: (flat[n].dims, lazy_array(location, published, str(n)), flat[n].attrs) for n in lazy})
+    )
+    return dataset.assign({n: dataset[n].load() for n in ("n_valid",) if n in dataset})
 
 
 def from_arrays(

@@ -1,31 +1,24 @@
 """`stack`: from NIfTI maps and a participants table to one cohort in a store."""
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 import xarray as xr
-from dask.delayed import delayed
-from numpy.typing import NDArray
 
-from voxstack import plan
-from voxstack.errors import InputError, VoxstackWarning
+from voxstack.errors import InputError, StoreError, VoxstackWarning
 from voxstack.io.sources import MapSpec, image_columns, resolve_maps
 from voxstack.io.tables import covariates, read_participants
-from voxstack.progress import track
-from voxstack.provenance import record
-from voxstack.run import Task, run, threads_per_task, worker_memory
-from voxstack.schema import SPACE
-from voxstack.store import layout
+from voxstack.store.building import Request, build
 from voxstack.store.location import Location
 from voxstack.store.lock import one_writer
-from voxstack.store.mask import Mask, choose_mask, mask_name, resolve_mask
+from voxstack.store.mask import Mask, mask_grid, resolve_mask
 from voxstack.store.open import open_cohort
-from voxstack.store.target import Target
-from voxstack.store.writer import Batch, Coverage, Placed, place, write_batch, zero_warning
+from voxstack.store.placing import place
+from voxstack.store.preparation import Options, Preparation, Resampling, SmoothingMissing
+from voxstack.store.standing import Goal, Standing
 
 
 def stack(
@@ -36,8 +29,13 @@ def stack(
     label: str = "participant_id",
     mask: Mask = "intersection",
     zero_is_missing: bool = False,
+    resample: Resampling | None = None,
+    smoothing_fwhm: float | Sequence[float] | None = None,
+    smoothing_missing: SmoothingMissing = "normalise",
     dtype: Literal["float32", "float64"] = "float32",
+    append: bool = False,
     overwrite: bool = False,
+    break_lock: bool = False,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -45,7 +43,9 @@ def stack(
 
     Every header is opened first, so all files that are missing, broken or on another lattice are reported together
     before anything is written. Then batches of subjects are read and written in parallel, on the active Dask client or
-    on threads, and the cohort is published by writing its root metadata last.
+    on threads, and the cohort is published by writing its root metadata last: readers see the old cohort or the new
+    one. A call that was stopped, however, is gone on with by calling again: batches that are done and whose files have
+    not changed since are kept.
 
     Parameters
     ----------
@@ -65,11 +65,23 @@ def stack(
         nothing is kept. Voxels that are 0 or missing in every subject are never part of the mask.
     zero_is_missing
         Take exact zeros for missing values.
+    resample
+        "linear" or "nearest": bring images on other lattices to that of the mask's image, or else of the first image.
+        None refuses them.
+    smoothing_fwhm
+        Smooth by a Gaussian of this full width at half maximum in mm; three numbers for x, y and z.
+    smoothing_missing
+        "normalise": missing values have no weight, and stay missing. "zero": they count as 0 and are filled, as
+        nilearn.image.smooth_img does.
     dtype
         Type of the stored maps.
+    append
+        Add the subjects to the cohort that is there, on its lattice and with the same options; the mask is derived
+        anew. Labels that it has already are an error.
     overwrite
-        Replace a cohort that is there. In a folder the old one stays until the new one is whole; in an object store it
-        goes once all headers are checked.
+        Replace a cohort that is there, which stays until the new one is whole.
+    break_lock
+        Go on where a run that is dead has left its lock in an object store.
     storage_options
         Credentials and settings of an object store.
     progress
@@ -83,66 +95,37 @@ def stack(
     Raises
     ------
     InputError
-        The table, a map or the mask is not what it has to be.
+        The table, a map, the mask or an option is not what it has to be.
     GridMismatch
         Images on several lattices; all are named. Left-right flipped copies of one lattice are no mismatch.
     StoreError
-        Something is at `store` already.
+        Something is at `store` already, or another call is writing it.
     """
     # Validate
+    if append and overwrite:
+        raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
+    goal: Goal = "append" if append else "overwrite" if overwrite else "new"
     table, folder = read_participants(participants, label)
+    labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps)
     kept = covariates(table, maps=maps, leave_out=image_columns(table, maps))
-    if dtype not in ("float32", "float64"):
-        raise InputError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
-    target = Target.claim(Location.of(store, storage_options), overwrite=overwrite)
-    labels = [str(subject) for subject in table.index]
-    grid, placed = place(sources, labels)
+    options = Options.check(zero_is_missing, resample, smoothing_fwhm, smoothing_missing, dtype)
+    location = Location.of(store, storage_options)
+    standing = Standing.look(location)
+    standing.require(goal)
+    grid = standing.grid() if append else mask_grid(mask) if resample is not None else None
+    grid, placed = place(sources, labels, grid=grid, resample=resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
-    readers = threads_per_task(-(-len(labels) // plan.SUBJECTS_PER_CHUNK))
-    memory = worker_memory() * readers  # tasks that use several threads are as many fewer
-    itemsize = np.dtype(dtype).itemsize
-    size = plan.subjects_per_batch(len(labels), grid.shape, itemsize=itemsize, readers=readers, memory=memory)
+    preparation = Preparation(options, grid, None if explicit is None else ~explicit)
+    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction)
 
-    with one_writer(target.final):
-        # Compute
-        target = Target.claim(target.final, overwrite=overwrite)  # another writer may have finished meanwhile
-        zarr_store = target.begin()
-        template = layout.cohort_template(grid, labels, kept, list(maps), dtype)
-        layout.write_maps_metadata(zarr_store, template, list(maps), size)
-        n_batches = -(-len(labels) // size)
-        tasks = _batches(placed, target.building, explicit, zero_is_missing=zero_is_missing, size=size, readers=readers)
-        coverage: Coverage | None = None
-        for _, counted in track(run(tasks), total=n_batches, description="stack", visible=progress):
-            coverage = counted if coverage is None else coverage + counted
-        assert coverage is not None
+    # Compute
+    with one_writer(location, break_lock=break_lock) as lock:
+        if Standing.look(location) != standing:
+            raise StoreError(f"{location} was written by another call meanwhile. Call again.")
+        warning = build(request, standing, lock, progress=progress)
 
-        # Conclude
-        chosen = choose_mask(coverage, explicit, fraction, len(labels), mask)
-        cohort = template.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
-        details = {"maps": list(maps), "mask": mask if isinstance(mask, float | int) else mask_name(mask),
-                   "zero_is_missing": zero_is_missing, "dtype": dtype}  # fmt: skip
-        layout.publish(zarr_store, cohort, list(maps), size, record("stack", **details))
-        target.finish()
-    warning = zero_warning(coverage, chosen, len(labels), list(maps))
+    # Conclude
     if warning is not None:
         warnings.warn(warning, VoxstackWarning, stacklevel=2)
     return open_cohort(store, storage_options=storage_options)
-
-
-def _batches(
-    placed: Mapping[str, list[Placed]],
-    location: Location,
-    mask: NDArray[np.bool_] | None,
-    *,
-    zero_is_missing: bool,
-    size: int,
-    readers: int,
-) -> Iterator[Task]:
-    n = len(next(iter(placed.values())))
-    outside = None if mask is None else ~mask
-    for start in range(0, n, size):
-        images = {name: of_map[start : start + size] for name, of_map in placed.items()}
-        batch = Batch(start, images, location, outside, zero_is_missing, readers)
-        work = delayed(write_batch, pure=False)(delayed(batch, traverse=False))
-        yield Task(start, work)

@@ -1,217 +1,243 @@
 """Stacking in batches: each task reads its subjects' images and writes its own row of chunks."""
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
+from zarr import Array
+from zarr.abc.store import Store
+from zlib_ng import zlib_ng
 
-from voxstack.errors import GridMismatch, InputError, VoxstackError, listing
-from voxstack.grid import Grid
-from voxstack.io.readers import ImageSource, read_maps
+from voxstack.errors import InputError, StoreError
+from voxstack.io.readers import read_maps
+from voxstack.kernels.chunks import Counts, count, cut, pad
+from voxstack.store import keys
+from voxstack.store.chunks import encode_chunk
 from voxstack.store.location import Location
+from voxstack.store.placing import Placed
+from voxstack.store.preparation import Preparation, infinite
+from voxstack.store.published import open_array
+from voxstack.store.unfinished import Marks, Plan
+
+Index = tuple[int, int, int]
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Placed:
-    """One subject's map, and how its array is laid onto the cohort's lattice.
+class Buffers:
+    """Memory for rows of chunks, kept from one batch to the next: to get it anew costs as much as to fill it."""
 
-    Attributes
-    ----------
-    label
-        The subject.
-    source
-        The image.
-    order
-        Array axes that run along x, y and z.
-    flips
-        Axes to reverse after that.
-    """
+    def __init__(self) -> None:
+        self._spare: list[NDArray[np.uint8]] = []
 
-    label: str
-    source: ImageSource
-    order: tuple[int, int, int]
-    flips: tuple[int, ...]
+    def take(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """An array of any content."""
+        size = math.prod(shape) * dtype.itemsize
+        memory = self._spare.pop() if self._spare else np.empty(0, dtype=np.uint8)
+        if memory.size < size:
+            memory = np.empty(size, dtype=np.uint8)
+        return memory[:size].view(dtype).reshape(shape)
 
-
-def place(sources: Mapping[str, Sequence[ImageSource]], labels: Sequence[str]) -> tuple[Grid, dict[str, list[Placed]]]:
-    """Open every header and lay every image onto the lattice of the first.
-
-    Parameters
-    ----------
-    sources
-        For each map one source per subject.
-    labels
-        Of the subjects.
-
-    Returns
-    -------
-    grid : Grid
-        Of the first subject's first map.
-    placed : dict
-        For each map, in the order of the subjects.
-
-    Raises
-    ------
-    InputError
-        All images that cannot be read or lie on other lattices, together.
-    """
-    grid: Grid | None = None
-    first = ""
-    placed: dict[str, list[Placed]] = {name: [] for name in sources}
-    unreadable, elsewhere = [], []
-    for name, of_map in sources.items():
-        known: tuple[object, tuple[int, int, int], tuple[int, ...] | None] | None = None
-        for label, source in zip(labels, of_map, strict=True):
-            try:
-                header = source.header()
-                key = (header.shape[:3], header.affine.tobytes())
-                # Files of one study mostly share one header: then nothing has to be compared again.
-                if known is None or known[0] != key:
-                    lattice = header.grid()
-                    if grid is None:
-                        grid, first = lattice, f"{label} ({source.name})"
-                    known = key, header.order, lattice.flips_to(grid)
-                _, order, flips = known
-                if flips is None:
-                    elsewhere.append(f"{label}: {source.name}: {header.grid()}")
-                    continue
-                placed[name].append(Placed(label, source, order, flips))
-            except VoxstackError as error:
-                unreadable.append(f"{label}: {error}")
-    _refuse(unreadable, elsewhere, first, grid)
-    assert grid is not None
-    return grid, placed
-
-
-def _refuse(unreadable: list[str], elsewhere: list[str], first: str, grid: Grid | None) -> None:
-    problems = []
-    if unreadable:
-        problems.append(f"{len(unreadable)} images cannot be used:\n  " + "\n  ".join(unreadable))
-    if elsewhere:
-        problems.append(
-            f"{len(elsewhere)} images lie on another lattice than that of {first}, which has {grid}:\n  "
-            + "\n  ".join(elsewhere)
-            + "\nBring all images to one grid first, for example with nilearn.image.resample_to_img."
-        )
-    if problems:
-        error = InputError if unreadable else GridMismatch
-        raise error("\n".join(problems) + "\nNothing was written.")
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """Where the subjects of a batch have data.
-
-    Attributes
-    ----------
-    n_valid : (x, y, z) int32
-        Subjects with data in every map.
-    informative : (maps, x, y, z) bool
-        Whether some subject's value is neither 0 nor missing.
-    n_zero : (maps, x, y, z) int32
-        Subjects whose value is exactly 0.
-    """
-
-    n_valid: NDArray[np.int32]
-    informative: NDArray[np.bool_]
-    n_zero: NDArray[np.int32]
-
-    def __add__(self, other: "Coverage") -> "Coverage":
-        return Coverage(self.n_valid + other.n_valid, self.informative | other.informative, self.n_zero + other.n_zero)
+    def give(self, array: NDArray[Any]) -> None:
+        """An array of `take` that nobody uses any more."""
+        memory = array.base
+        assert isinstance(memory, np.ndarray)
+        self._spare.append(memory)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """The subjects of one task: one row of chunks of every map.
+    """The subjects of one task: one row of chunks of every map, or what is still free of one.
 
     Attributes
     ----------
-    start
-        Row of the first subject.
+    number, rows
+        Of the batch, and of its subjects.
     maps
         For each map its images.
     location
-        The store, whose arrays exist already.
-    outside : (x, y, z) bool or None
-        Voxels outside an explicit mask, which are set to NaN.
-    zero_is_missing
-        Set exact zeros to NaN.
-    readers
-        Images that are read at the same time.
+        The store.
+    arrays
+        Metadata of the maps' arrays.
+    preparation
+        How images become maps.
+    plan
+        What the batch belongs to.
+    fingerprint
+        Of the sources.
+    threads
+        That read images and compress chunks at the same time.
+    buffers
+        Of the process that the batches of a call run in.
     """
 
-    start: int
+    number: int
+    rows: range
     maps: Mapping[str, Sequence[Placed]]
     location: Location
-    outside: NDArray[np.bool_] | None
-    zero_is_missing: bool
-    readers: int
+    arrays: Mapping[str, Mapping[str, Any]]
+    preparation: Preparation
+    plan: Plan
+    fingerprint: int
+    threads: int
+    buffers: Buffers
+
+    def marks(self, store: Store) -> Marks:
+        """Of all batches of the plan."""
+        return Marks(store, len(self.plan.batches()), len(self.maps), self.preparation.grid.shape)
+
+    @property
+    def before(self) -> int:
+        """Subjects that the row of chunks holds already."""
+        return self.rows.start % self.plan.subjects_per_chunk
 
 
-def write_batch(batch: Batch) -> Coverage:
-    """Read a batch's images, write its chunks, and count where there are data.
+def write_batch(batch: Batch) -> None:
+    """Read a batch's images, write its chunks, and mark it as done.
 
     Raises
     ------
     InputError
         An image that cannot be read whole, holds infinities or has no data at all; it names the subject.
+    StoreError
+        The store is not being written by this call any more, or is not there for this worker.
     """
     store = batch.location.open(read_only=False)
-    valid: NDArray[np.bool_] | None = None
-    informative, n_zero = [], []
-    for name, images in batch.maps.items():
-        target = zarr.open_array(store, path=name, mode="r+")
-        assert isinstance(target, zarr.Array)
-        block = np.empty((len(images), *target.shape[1:]), dtype=target.dtype)
-        with ThreadPoolExecutor(batch.readers) as pool:
-            # Volumes of one 4-D file are read in one go through it, by one thread.
-            share = len(images) if images[0].source.volume is not None else 1
-            parts = [slice(start, start + share) for start in range(0, len(images), share)]
-            for job in [pool.submit(_fill, block[part], images[part], batch) for part in parts]:
-                job.result()
-        if valid is None:
-            valid = np.ones(block.shape, dtype=bool)
-        informative.append(np.zeros(block.shape[1:], dtype=bool))
-        n_zero.append(np.zeros(block.shape[1:], dtype=np.int32))
-        for row, present in zip(block, valid, strict=True):  # one subject at a time, to need little memory
-            known, zero = ~np.isnan(row), row == 0
-            present &= known
-            n_zero[-1] += zero
-            informative[-1] |= known & ~zero
-        target[batch.start : batch.start + len(images)] = block
-    assert valid is not None
-    return Coverage(valid.sum(axis=0, dtype=np.int32), np.stack(informative), np.stack(n_zero))
+    with ThreadPoolExecutor(batch.threads) as pool:
+        written = [_write_map(batch, store, name, pool) for name in batch.maps]
+    digest = hashlib.blake2b(b"".join(one.digest for one in written), digest_size=8).digest()
+    zero, nonzero = [one.zero for one in written], [one.nonzero for one in written]
+    valid = zero[0] + nonzero[0] if len(written) == 1 else _complete([one.known for one in written], batch)
+    counts = np.stack([valid, *zero, *nonzero])
+    batch.marks(store).set(batch.number, batch.fingerprint, int.from_bytes(digest, "little"), counts)
 
 
-def _fill(block: NDArray[np.floating], images: Sequence[Placed], batch: Batch) -> None:
-    for number, volume in read_maps([image.source for image in images], [image.order for image in images]):
-        row, image = block[number], images[number]
-        row[...] = np.flip(volume, image.flips)
-        if np.isinf(row).any():
-            raise InputError(
-                f"{image.label}: {image.source.name} holds {int(np.isinf(row).sum())} infinite values in "
-                f"{row.dtype}. Mark missing values as NaN."
-            )
-        if batch.zero_is_missing:
-            row[row == 0] = np.nan
-        if batch.outside is not None:
-            row[batch.outside] = np.nan
-        if np.isnan(row).all():
-            within = "" if batch.outside is None else " inside the mask"
-            raise InputError(f"{image.label}: {image.source.name} has no data{within}: every voxel is missing.")
+class _Written(NamedTuple):
+    """What is known of one map of a batch: counts (x, y, z), digest of the values, and where subjects have data."""
+
+    zero: NDArray[np.uint8]
+    nonzero: NDArray[np.uint8]
+    digest: bytes
+    known: NDArray[np.bool_] | None
 
 
-def zero_warning(coverage: Coverage, mask: NDArray[np.bool_], n_subjects: int, maps: Sequence[str]) -> str | None:
-    """What to say where some subjects, not all, are exactly 0 within the mask; None where none is."""
-    partly = (coverage.n_zero > 0) & (coverage.n_zero < n_subjects) & mask
-    counts = {name: int(where.sum()) for name, where in zip(maps, partly, strict=True) if where.any()}
-    if not counts:
-        return None
-    told = listing(f"{count:,} voxels of {name!r}" for name, count in counts.items())
-    return (
-        f"{told} within the mask are exactly 0 in some subjects. They are taken as data. If 0 means missing in these "
-        "maps, stack them with zero_is_missing=True (--zero-is-missing)."
+def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Written:
+    target = open_array(store, name, batch.arrays[name])
+    chunks = _read(batch, batch.maps[name], target, pool)
+    mine = chunks[:, :, :, batch.before :]
+    counted = dict(_each(lambda index: count(mine[index]), mine, pool))
+    within = "" if batch.preparation.outside is None else " inside the mask"
+    _refuse(batch.maps[name], list(counted.values()), mine.dtype, within)
+    if Plan.read(store) != batch.plan:
+        raise StoreError(
+            f"{batch.location} is not being written by this call any more, or this worker does not see it. Workers "
+            "need the store under the same path as the client."
+        )
+    row = batch.rows.start // batch.plan.subjects_per_chunk
+
+    def write(index: Index) -> bytes:
+        if counted[index].present.any() or not np.isnan(chunks[index][: batch.before]).all():
+            _write(target, (row, *index), chunks[index])
+        else:
+            keys.delete(store, [_key(target, (row, *index))])  # chunks without any value are not stored
+        return int(zlib_ng.crc32(mine[index])).to_bytes(4, "little")
+
+    digests = dict(_each(write, chunks, pool))
+    known = None if len(batch.maps) == 1 else ~np.isnan(mine)
+    batch.buffers.give(chunks)
+    return _Written(
+        _whole({index: c.zero for index, c in counted.items()}, batch),
+        _whole({index: c.nonzero for index, c in counted.items()}, batch),
+        b"".join(digests[index] for index in sorted(digests)),
+        known,
     )
+
+
+def _indexes(chunks: NDArray[Any]) -> list[Index]:
+    a, b, c = chunks.shape[:3]
+    return list(product(range(a), range(b), range(c)))
+
+
+def _each(work: Callable[[Index], T], chunks: NDArray[Any], pool: Executor) -> Iterator[tuple[Index, T]]:
+    indexes = _indexes(chunks)
+    return zip(indexes, pool.map(work, indexes), strict=True)
+
+
+def _read(batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Executor) -> NDArray[np.floating]:
+    """Chunks (a, b, c, n, i, j, k) with the batch's subjects, after those that are stored in them already."""
+    sides = target.chunks[1:]
+    shape = batch.preparation.grid.shape
+    counts = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
+    chunks = batch.buffers.take((*counts, batch.before + len(images), *sides), target.dtype)
+    pad(chunks, shape)
+    # Volumes of one 4-D file are read in one go through it, by one thread.
+    share = len(images) if images[0].source.volume is not None else 1
+    parts = [range(start, min(start + share, len(images))) for start in range(0, len(images), share)]
+
+    def read(part: range) -> None:
+        some = [images[number] for number in part]
+        for number, volume in read_maps([image.source for image in some], [image.order for image in some]):
+            cut(batch.preparation.apply(volume, some[number]), chunks, batch.before + part[number])
+
+    jobs = [pool.submit(read, part) for part in parts]
+    try:
+        for job in jobs:
+            job.result()
+    finally:
+        for job in jobs:
+            job.cancel()
+    first = batch.rows.start - batch.before
+    for index in _indexes(chunks) if batch.before else []:
+        voxels = tuple(slice(i * side, min((i + 1) * side, n)) for i, side, n in zip(index, sides, shape, strict=True))
+        stored = np.asarray(target[(slice(first, batch.rows.start), *voxels)])
+        chunks[index][(slice(0, batch.before), *(slice(0, n) for n in stored.shape[1:]))] = stored
+    return chunks
+
+
+def _refuse(images: Sequence[Placed], counted: Sequence[Counts], dtype: np.dtype[Any], within: str) -> None:
+    """Before anything is written of a map: subjects with infinities, or without data."""
+    infinities = np.sum([c.infinite for c in counted], axis=0)
+    present = np.sum([c.present for c in counted], axis=0)
+    for image, n_infinite, n_present in zip(images, infinities, present, strict=True):
+        if n_infinite:
+            raise infinite(image, int(n_infinite), dtype)
+        if not n_present:
+            elsewhere = "" if image.affine is None else " on the cohort's grid"
+            raise InputError(
+                f"{image.label}: {image.source.name} has no data{within}{elsewhere}: every voxel is missing."
+            )
+
+
+def _key(target: Array[Any], index: tuple[int, ...]) -> str:
+    return f"{target.path}/{target.metadata.encode_chunk_key(index)}"
+
+
+def _write(target: Array[Any], index: tuple[int, ...], rows: NDArray[np.floating]) -> None:
+    """One chunk, filled up to its size with missing values."""
+    chunk = rows
+    if len(rows) < target.chunks[0]:
+        chunk = np.full(target.chunks, np.nan, dtype=rows.dtype)
+        chunk[: len(rows)] = rows
+    keys.put(target.store, {_key(target, index): encode_chunk(chunk)})
+
+
+def _complete(known: Sequence[NDArray[np.bool_] | None], batch: Batch) -> NDArray[np.uint8]:
+    """Subjects with data in every map."""
+    every = np.logical_and.reduce([where for where in known if where is not None])
+    return _whole({index: every[index].sum(axis=0, dtype=np.uint8) for index in _indexes(every)}, batch)
+
+
+def _whole(parts: Mapping[Index, NDArray[np.uint8]], batch: Batch) -> NDArray[np.uint8]:
+    """A volume from the counts of its chunks."""
+    shape = batch.preparation.grid.shape
+    whole = np.empty(shape, dtype=np.uint8)
+    for index, part in parts.items():
+        starts = [i * side for i, side in zip(index, part.shape, strict=True)]
+        place = tuple(slice(s, min(s + side, n)) for s, side, n in zip(starts, part.shape, shape, strict=True))
+        whole[place] = part[tuple(slice(0, p.stop - p.start) for p in place)]
+    return whole

@@ -1,0 +1,273 @@
+"""One writing of a cohort: what is asked for, the batches that are still to be done, and the publication."""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import xarray as xr
+from dask.delayed import delayed
+from zarr.abc.store import Store
+
+from voxstack import plan as memory
+from voxstack.covariates import decode
+from voxstack.errors import StoreError, VoxstackWarning
+from voxstack.progress import track
+from voxstack.provenance import record
+from voxstack.run import Task, run, share
+from voxstack.schema import COUNTS, SPACE, SUBJECT, covariate_names
+from voxstack.store import layout
+from voxstack.store.append import check_addition, join_covariates, stored_coverage
+from voxstack.store.coverage import zero_warning
+from voxstack.store.location import Location
+from voxstack.store.lock import Lock
+from voxstack.store.mask import Mask, choose_mask, mask_name
+from voxstack.store.open import open_cohort
+from voxstack.store.placing import Placed
+from voxstack.store.preparation import Preparation, mask_digest
+from voxstack.store.published import Editions, Published, chunk_keys
+from voxstack.store.standing import Goal, Standing, sweep
+from voxstack.store.unfinished import FOLDER, Marks, Plan, has_marks
+from voxstack.store.writer import Batch, Buffers, write_batch
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a call of `stack` asks for.
+
+    Attributes
+    ----------
+    location
+        The place.
+    goal
+        What is to become of what is there.
+    labels, covariates
+        Of the subjects that are written.
+    placed
+        For each map their images.
+    preparation
+        How images become maps.
+    mask, fraction
+        The mask as the user gave it, and the fraction of subjects that must have data.
+    """
+
+    location: Location
+    goal: Goal
+    labels: list[str]
+    covariates: Mapping[str, xr.Variable]
+    placed: Mapping[str, Sequence[Placed]]
+    preparation: Preparation
+    mask: Mask
+    fraction: float
+
+    @property
+    def maps(self) -> list[str]:
+        """Names."""
+        return list(self.placed)
+
+    @property
+    def filtered(self) -> bool:
+        """Whether images are resampled or smoothed."""
+        elsewhere = any(image.affine is not None for of_map in self.placed.values() for image in of_map)
+        return elsewhere or self.preparation.options.smoothing_fwhm is not None
+
+    def digest(self) -> str:
+        """Of what all batches depend on."""
+        told = [self.preparation.digest(), self.maps, len(self.labels)]
+        return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
+
+    def fingerprint(self, rows: slice) -> int:
+        """Of what one batch is made from; another one at each call for images in memory."""
+        files = {
+            name: [image.source.fingerprint() or uuid4().hex for image in of_map[rows]]
+            for name, of_map in self.placed.items()
+        }
+        told = json.dumps([self.labels[rows], files]).encode()
+        return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little") | 1  # 0 is "not done"
+
+    def details(self) -> dict[str, Any]:
+        """For provenance; whatever is appended must have the same."""
+        digest = mask_digest(self.preparation.outside)
+        explicit = {} if digest is None else {"mask_digest": digest}
+        mask = self.mask if isinstance(self.mask, int | float) else mask_name(self.mask)
+        return {"maps": self.maps, "mask": mask, **explicit, **self.preparation.options.details()}
+
+
+def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -> str | None:
+    """Carry a request out where it stands, while the lock is held.
+
+    Returns
+    -------
+    str or None
+        What to warn of.
+
+    Raises
+    ------
+    InputError
+        What is appended does not fit; an image that cannot be used; too little memory; an empty mask.
+    StoreError
+        What is there must stay, or the store cannot be written; what has been done is kept for the next call.
+    """
+    # Validate
+    plan, threads = _plan(request, standing)
+    cohort = _described(request, plan)
+    store = request.location.open(read_only=False)
+    if standing.holds(plan):
+        _check_same(request.location, cohort)
+        tidy(store)
+        return None
+
+    # Compute
+    with _writable(request.location):
+        arrays = layout.maps_metadata(cohort, request.maps, plan.subjects_per_chunk, Editions(plan.maps, plan.labels))
+        marks = Marks(store, len(plan.batches()), len(request.maps), request.preparation.grid.shape)
+        _begin(store, request, standing, plan)
+        tasks = list(_batches(request, plan, arrays, marks, threads))
+        results = run(tasks, threads_each=threads)
+        for _ in track(results, total=len(tasks), description="stack", visible=progress):
+            lock.check()
+
+        # Conclude
+        coverage, provenance = marks.coverage(), record("stack", **request.details())
+        history: tuple[tuple[int, str], ...] = ()
+        if plan.first:
+            assert standing.published is not None
+            coverage += stored_coverage(request.location, standing.published)
+            history, provenance = _continued(standing.published, provenance, len(request.labels))
+        n = cohort.sizes[SUBJECT]
+        chosen = choose_mask(coverage, request.preparation.inside, request.fraction, n, request.mask)
+        cohort = cohort.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
+        counts = {name: (("counted_map", *SPACE), getattr(coverage, name)) for name in COUNTS}
+        editions = Editions(plan.maps, plan.labels, (*history, (n, _digest(history, marks))))
+        lock.check()
+        _clear_labels(store, standing, arrays)
+        layout.publish(
+            store,
+            cohort.assign(counts),
+            request.maps,
+            subjects_per_chunk=plan.subjects_per_chunk,
+            editions=editions,
+            provenance=provenance,
+        )
+        tidy(store)
+    return zero_warning(coverage, chosen, n, request.maps)
+
+
+def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:
+    """The plan, and the threads that each task uses."""
+    preparation, means = request.preparation, share()
+    itemsize = np.dtype(preparation.options.dtype).itemsize
+    work = memory.StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered)
+    size = work.subjects_per_batch(len(request.labels), memory=means.memory, threads=means.threads)
+    plan = standing.plan(request.goal, request.digest(), request.labels, size)
+    work.check(plan.subjects_per_chunk, memory=means.memory, threads=means.threads)
+    return plan, means.threads
+
+
+def _described(request: Request, plan: Plan) -> xr.Dataset:
+    """The cohort as it will be, without what its maps will show."""
+    labels, covariates = request.labels, dict(request.covariates)
+    if plan.first:
+        location = request.location
+        old = open_cohort(location.url, storage_options=location.storage_options).isel({SUBJECT: slice(plan.first)})
+        check_addition(old, labels, covariates, request.details())
+        labels, covariates = [*map(str, old[SUBJECT].values), *labels], join_covariates(old, covariates)
+    dtype = request.preparation.options.dtype
+    return layout.cohort_template(request.preparation.grid, labels, covariates, request.maps, dtype)
+
+
+def _check_same(location: Location, cohort: xr.Dataset) -> None:
+    """A call that was stopped after publishing is done, if it is called again with the same covariates."""
+    there = open_cohort(location.url, storage_options=location.storage_options)
+    for name in covariate_names(cohort):
+        known = name in there.coords and decode(name, there[name].variable)
+        if known is False or not known.equals(decode(name, cohort[name].variable)):
+            raise StoreError(
+                f"{location} exists already, with other values of {name!r}. Replace it with overwrite=True."
+            )
+
+
+def _begin(store: Store, request: Request, standing: Standing, plan: Plan) -> None:
+    """Make room for a plan, or go on with it."""
+    if standing.unfinished == plan:
+        sweep(store, keep=lambda key: not key.endswith(".partial"))
+        return
+    if standing.unfinished is not None and not standing.unswept and has_marks(store):
+        warnings.warn(
+            f"A stopped call was writing other subjects, or with other options, to {request.location}. What it did "
+            "cannot be used; this call begins anew.",
+            VoxstackWarning,
+            stacklevel=4,
+        )
+    published = standing.published
+    sweep(store, keep=lambda key: published is not None and published.owns(key))
+    plan.write(store)
+
+
+def _batches(
+    request: Request, plan: Plan, arrays: Mapping[str, Mapping[str, Any]], marks: Marks, threads: int
+) -> Iterator[Task]:
+    """Tasks of the batches that are not done, or whose files have changed since."""
+    buffers = Buffers()  # on worker processes each batch has its own copy
+    for number, (rows, done) in enumerate(zip(plan.batches(), marks.fingerprints(), strict=True)):
+        mine = slice(rows.start - plan.first, rows.stop - plan.first)
+        fingerprint = request.fingerprint(mine)
+        if fingerprint == done:
+            continue
+        if done:
+            marks.remove(number)
+        maps = {name: of_map[mine] for name, of_map in request.placed.items()}
+        batch = Batch(
+            number, rows, maps, request.location, arrays, request.preparation, plan, fingerprint, threads, buffers
+        )
+        yield Task(number, delayed(write_batch, pure=False)(delayed(batch, traverse=False)))
+
+
+def _continued(
+    published: Published, provenance: Mapping[str, Any], n: int
+) -> tuple[tuple[tuple[int, str], ...], dict[str, Any]]:
+    """History and provenance of a cohort that n subjects are appended to."""
+    told = dict(published.attributes["provenance"])
+    appended = [*told.get("appended", []), {"subjects": n, "versions": provenance["versions"]}]
+    return published.editions.history, {**told, "appended": appended}
+
+
+def _digest(history: Sequence[tuple[int, str]], marks: Marks) -> str:
+    digest = hashlib.blake2b(json.dumps(history).encode(), digest_size=16)
+    digest.update(marks.digests().astype("<u8").tobytes())
+    return digest.hexdigest()
+
+
+def _clear_labels(store: Store, standing: Standing, arrays: Mapping[str, Mapping[str, Any]]) -> None:
+    """Remove what a publication that was stopped may have left of the edition of the labels that is written now."""
+    target = frozenset(f"{name}/{key}" for name, metadata in arrays.items() for key in chunk_keys(metadata))
+    published = standing.published
+    sweep(
+        store,
+        keep=lambda key: (
+            key in target or key.startswith(f"{FOLDER}/") or (published is not None and published.owns(key))
+        ),
+    )
+
+
+def tidy(store: Store) -> None:
+    """After publishing: remove whatever is not of the cohort."""
+    published = Published.read(store)
+    assert published is not None
+    sweep(store, keep=lambda key: published.owns(key) or published.owned_before_appending(key))
+
+
+@contextmanager
+def _writable(location: Location) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{location} cannot be written: {error}. What was done is kept: make room, or whatever is needed, and call "
+            "again."
+        ) from error

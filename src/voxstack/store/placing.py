@@ -1,0 +1,142 @@
+"""Where each image lies: on the cohort's lattice, on a flipped copy of it, or elsewhere and to be resampled."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxstack.errors import GridMismatch, InputError, VoxstackError
+from voxstack.grid import Grid
+from voxstack.io.image import ImageHeader
+from voxstack.io.readers import ImageSource
+
+_HEADERS_AT_ONCE = 8  # to open a file on a network mostly is to wait
+
+
+@dataclass(frozen=True)
+class Placed:
+    """One subject's map, and how its array comes to the cohort's lattice.
+
+    Attributes
+    ----------
+    label
+        The subject.
+    source
+        The image.
+    order
+        Array axes that run along x, y and z.
+    flips
+        Axes to reverse after that.
+    affine : (4, 4) float64 or None
+        From voxel numbers, in that order, to mm, where the image lies on another lattice and is resampled.
+    """
+
+    label: str
+    source: ImageSource
+    order: tuple[int, int, int]
+    flips: tuple[int, ...] = ()
+    affine: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    header: ImageHeader
+    grid: Grid
+    order: tuple[int, int, int]
+    flips: tuple[int, ...] | None
+
+
+def place(
+    sources: Mapping[str, Sequence[ImageSource]],
+    labels: Sequence[str],
+    *,
+    grid: Grid | None = None,
+    resample: bool = False,
+) -> tuple[Grid, dict[str, list[Placed]]]:
+    """Open every header and lay every image onto one lattice.
+
+    Parameters
+    ----------
+    sources
+        For each map one source per subject.
+    labels
+        Of the subjects.
+    grid
+        The lattice; by default that of the first subject's first map.
+    resample
+        Take images on other lattices, too.
+
+    Returns
+    -------
+    grid : Grid
+    placed : dict
+        For each map, in the order of the subjects.
+
+    Raises
+    ------
+    InputError
+        All images that cannot be read or lie on other lattices, together.
+    """
+    first = "the cohort"
+    placed: dict[str, list[Placed]] = {name: [] for name in sources}
+    unreadable, elsewhere = [], []
+    known: _Lattice | None = None
+    for name, label, source, header in _headers(sources, labels):
+        try:
+            if isinstance(header, VoxstackError):
+                raise header
+            if grid is None:
+                grid, first = header.grid(), f"{label} ({source.name})"
+            if known is None or not _alike(known.header, header):
+                lattice = header.grid()
+                known = _Lattice(header, lattice, header.order, lattice.flips_to(grid))
+            if known.flips is None and not resample:
+                elsewhere.append(f"{label}: {source.name}: {known.grid}")
+                continue
+            affine = known.grid.affine if known.flips is None else None
+            placed[name].append(Placed(label, source, known.order, known.flips or (), affine))
+        except VoxstackError as error:
+            unreadable.append(f"{label}: {error}")
+    _refuse(unreadable, elsewhere, first, grid)
+    assert grid is not None
+    return grid, placed
+
+
+def _headers(
+    sources: Mapping[str, Sequence[ImageSource]], labels: Sequence[str]
+) -> Iterator[tuple[str, str, ImageSource, ImageHeader | VoxstackError]]:
+    names = list(chain.from_iterable([name] * len(of_map) for name, of_map in sources.items()))
+    images = list(chain.from_iterable(sources.values()))
+    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        headers = pool.map(_header, images)
+        yield from zip(names, list(labels) * len(sources), images, headers, strict=True)
+
+
+def _header(source: ImageSource) -> ImageHeader | VoxstackError:
+    try:
+        return source.header()
+    except VoxstackError as error:
+        return error
+
+
+def _alike(known: ImageHeader, header: ImageHeader) -> bool:
+    """Files of one study mostly share one header: then nothing has to be compared again."""
+    return known.shape[:3] == header.shape[:3] and np.array_equal(known.affine, header.affine)
+
+
+def _refuse(unreadable: list[str], elsewhere: list[str], first: str, grid: Grid | None) -> None:
+    problems = []
+    if unreadable:
+        problems.append(f"{len(unreadable)} images cannot be used:\n  " + "\n  ".join(unreadable))
+    if elsewhere:
+        problems.append(
+            f"{len(elsewhere)} images lie on another lattice than that of {first}, which has {grid}:\n  "
+            + "\n  ".join(elsewhere)
+            + '\nBring them to one grid with resample="linear" (--resample linear).'
+        )
+    if problems:
+        error = InputError if unreadable else GridMismatch
+        raise error("\n".join(problems) + "\nNothing was written.")

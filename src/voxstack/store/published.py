@@ -1,0 +1,142 @@
+"""What a store's root metadata say: the cohort, or the result, that readers see.
+
+They are written last and in one piece, so whatever they name is there and whole. To write a cohort anew, or to append
+to it, while readers still see the old one, two *editions* are counted: one of the chunks of the maps, one of
+everything else. An edition of an even number has chunk keys such as ``effect/c/0/0/0/0``, one of an odd number
+``effect/c.0.0.0.0``: both are keys of Zarr v3, and the new edition never writes over the old one.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+from zarr import Array, AsyncArray
+from zarr.abc.store import Store
+from zarr.storage import StorePath
+
+from voxstack.store import keys
+
+ROOT = "zarr.json"
+
+
+@dataclass(frozen=True)
+class Editions:
+    """Numbers of the editions, and what a cohort has held.
+
+    Attributes
+    ----------
+    maps
+        Edition of the maps' chunks: counts how often the cohort was replaced.
+    labels
+        Edition of everything else: counts how often it was replaced or appended to.
+    history
+        For each writing of this edition of the maps, the subjects then held and the digest of their values.
+    """
+
+    maps: int = 0
+    labels: int = 0
+    history: tuple[tuple[int, str], ...] = ()
+
+    def to_attribute(self) -> dict[str, Any]:
+        """As the root's attribute "editions"."""
+        return {"maps": self.maps, "labels": self.labels, "history": [list(entry) for entry in self.history]}
+
+    @classmethod
+    def from_attribute(cls, told: Mapping[str, Any]) -> "Editions":
+        """From the root's attribute "editions"."""
+        return cls(told["maps"], told["labels"], tuple((int(n), str(digest)) for n, digest in told["history"]))
+
+
+def key_encoding(edition: int) -> dict[str, Any]:
+    """Zarr's chunk key encoding of an edition."""
+    return {"name": "default", "configuration": {"separator": "." if edition % 2 else "/"}}
+
+
+@dataclass(frozen=True)
+class Published:
+    """The root metadata of a store.
+
+    Attributes
+    ----------
+    root
+        As they are stored.
+    """
+
+    root: bytes
+
+    @classmethod
+    def read(cls, store: Store) -> "Published | None":
+        """What is published now; None where nothing is."""
+        root = keys.get(store, ROOT)
+        return None if root is None else cls(root)
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.root)
+        return document
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Of the root group."""
+        return dict(self._document.get("attributes", {}))
+
+    @property
+    def arrays(self) -> dict[str, dict[str, Any]]:
+        """Metadata of all arrays, by name."""
+        nodes = (self._document.get("consolidated_metadata") or {}).get("metadata", {})
+        return {name: node for name, node in nodes.items() if node.get("node_type") == "array"}
+
+    @property
+    def editions(self) -> Editions:
+        """Of a cohort."""
+        return Editions.from_attribute(self.attributes["editions"])
+
+    @property
+    def n_subjects(self) -> int:
+        """Of a cohort."""
+        return int(self.arrays["subject"]["shape"][0])
+
+    @property
+    def subjects_per_chunk(self) -> int:
+        """Of a cohort."""
+        return int(self.attributes["subjects_per_chunk"])
+
+    def owns(self, key: str) -> bool:
+        """Whether a key belongs to what is published."""
+        name, _, rest = key.partition("/")
+        if key == ROOT or name not in self.arrays:
+            return key == ROOT
+        return rest == ROOT or rest in self._chunk_keys[name]
+
+    def owned_before_appending(self, key: str) -> bool:
+        """Whether a key is of the labels, mask and counts before the last subjects were appended.
+
+        They stay until the cohort is written again: whoever opened it before, without loading them, finds them.
+        """
+        name, _, rest = key.partition("/")
+        if len(self.editions.history) < 2 or name not in self.arrays:
+            return False
+        before = {**self.arrays[name], "chunk_key_encoding": key_encoding(self.editions.labels - 1)}
+        return rest in chunk_keys(before)
+
+    @cached_property
+    def _chunk_keys(self) -> dict[str, frozenset[str]]:
+        return {name: frozenset(chunk_keys(metadata)) for name, metadata in self.arrays.items()}
+
+
+def chunk_keys(metadata: Mapping[str, Any]) -> Sequence[str]:
+    """Keys of all chunks of an array, below its own."""
+    sizes = metadata["chunk_grid"]["configuration"]["chunk_shape"]
+    separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
+    counts = [-(-n // size) for n, size in zip(metadata["shape"], sizes, strict=True)]
+    return [separator.join(("c", *map(str, index))) for index in product(*map(range, counts))]
+
+
+def open_array(store: Store, name: str, metadata: Mapping[str, Any]) -> Array[Any]:
+    """An array by metadata that are already known, whatever the store says of it now."""
+    told: Any = dict(metadata)
+    array: Any = AsyncArray(told, StorePath(store, name))
+    return Array(array)
