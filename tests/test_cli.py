@@ -128,7 +128,7 @@ class TestVerbs:
             "9 (sub-0001, sub-0002, sub-0003 and 6 more)",
             "effect (float32)",
             "of 15 x 15 x 15 mm",
-            "sex: F, M",
+            "sex: F (5), M (4)",
         ):
             assert part in told
         told = succeed("info", study / "out" / "results.zarr")
@@ -254,8 +254,8 @@ class TestMistakes:
             ("fit {s}/c.zarr --design ~age --contrast age --output {t}/o --scheduler lokal", "no scheduler 'lokal'"),
             ("fit {s}/c.zarr --design ~age --contrast age --output {t}/o --scheduler local:0", "'local:0'"),
             ("fit {s}/c.zarr --design ~age --contrast age --output {t}/o --memory-limit much", "amount of memory"),
-            ("info {s}/none.zarr", "There is no cohort at {s}/none.zarr"),
-            ("info {s}/sim", "{s}/sim is not a voxstack cohort"),
+            ("info {s}/none.zarr", "There is no cohort or result at {s}/none.zarr"),
+            ("info {s}/sim", "{s}/sim is not a voxstack cohort or result"),
             ("simulate {t}/sim --subjects 0", "at least one subject"),
             ("simulate {t}/sim --subjects 1 --resolution 0.1", "between 1 and 20 mm"),
             ("demo --subjects 2 --output {t}/demo", "at least 4 subjects"),

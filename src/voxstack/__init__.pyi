@@ -7,9 +7,12 @@ from .export.nifti import to_nifti as to_nifti
 from .export.results import open_results as open_results
 from .export.results import save_results as save_results
 from .grid import at_mm as at_mm
+from .memory import MemoryPlan as MemoryPlan
+from .memory import memory_plan as memory_plan
 from .models.contrast import contrast as contrast
 from .models.fit import fit_glm as fit_glm
 from .simulate import simulate_cohort as simulate_cohort
+from .store.describe import describe as describe
 from .store.open import from_arrays as from_arrays
 from .store.open import open_cohort as open_cohort
 from .store.stack import stack as stack

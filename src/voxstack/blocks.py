@@ -9,13 +9,12 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
-from typing import Any, overload
+from typing import Any, cast, overload
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import tokenize
+from dask.base import optimize, tokenize
 from dask.core import flatten, get_dependencies
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -323,9 +322,10 @@ def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr
     dims = {name: dataset[name].dims for name in lazy}
     regions = _regions(dataset)
     tasks = _region_tasks(xr.Dataset({name: dataset.variables[name] for name in lazy}), list(regions))
-    for index, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
+    for key, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
+        region = regions[cast(Index, key)]
         for name in lazy:
-            done[name][tuple(regions[index].get(str(dim), slice(None)) for dim in dims[name])] = block[name]
+            done[name][tuple(region.get(str(dim), slice(None)) for dim in dims[name])] = block[name]
     variables = {name: (dims[name], values, dataset[name].attrs) for name, values in done.items()}
     in_coords = {name: variable for name, variable in variables.items() if name in dataset.coords}
     in_data = {name: variable for name, variable in variables.items() if name not in dataset.coords}
@@ -348,7 +348,7 @@ def _region_tasks(dataset: xr.Dataset, regions: Sequence[Index]) -> Iterator[Tas
     gives tasks that blocks share other forms under the same keys, which a scheduler refuses (dask issue 9888).
     """
     # As one collection: arrays that are optimised one by one each get a copy of the tasks that they share.
-    (optimised,) = dask.optimize(dataset)
+    (optimised,) = optimize(dataset)
     graph: dict[Any, Any] = {}
     for variable in optimised.values():
         graph.update(variable.data.__dask_graph__())

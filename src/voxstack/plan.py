@@ -1,4 +1,4 @@
-"""The memory plan: how many subjects a task takes, and how voxels are cut into blocks."""
+"""The memory plan: how many subjects a task takes, how voxels are cut into blocks, and what that needs."""
 
 import math
 from dataclasses import dataclass
@@ -7,6 +7,9 @@ from voxstack.errors import InputError
 
 SUBJECTS_PER_CHUNK = 64
 VOXELS_PER_SIDE = 32
+
+PROCESS = 330 * 2**20
+"""Bytes of a process before any data: the interpreter, the packages, compiled kernels. Measured."""
 
 _SHARE = 0.6  # of a task's memory that its arrays may fill; the rest is for the interpreter and for fragmentation
 
@@ -92,3 +95,38 @@ class StackWork:
             f"{needed / 2**30:.1f} GiB of memory to be stacked, and a task has {memory / 2**30:.1f} GiB. Use fewer "
             "threads, or workers with more memory."
         )
+
+
+@dataclass(frozen=True)
+class FitWork:
+    """What a fit and its contrasts have in memory.
+
+    Attributes
+    ----------
+    shape
+        Of the grid.
+    chunk
+        Subjects, and voxels along x, y and z, of a chunk.
+    n_subjects, n_regressors, n_contrasts
+        Of the model.
+    itemsize
+        Bytes a voxel in the store.
+    """
+
+    shape: tuple[int, int, int]
+    chunk: tuple[int, int, int, int]
+    n_subjects: int
+    n_regressors: int
+    n_contrasts: int
+    itemsize: int
+
+    def needs(self, threads: int) -> int:
+        """Bytes that a fit needs on so many threads, the result maps included."""
+        voxels = math.prod(self.chunk[1:])
+        # Compressed, decoded, taken out of the mask, and in double precision a tile at a time.
+        reading = self.chunk[0] * voxels * self.itemsize * 4
+        levels = 1 + math.ceil(math.log(max(-(-self.n_subjects // self.chunk[0]), 2), 8))
+        states = (8 + levels) * (self.n_regressors + 3) * 8 * voxels  # which are combined by eights
+        results = (2 * self.n_regressors + 3 + 10 * self.n_contrasts) * 8 * voxels
+        maps = 5 * self.n_contrasts * 8 * math.prod(self.shape)
+        return threads * (reading + states + results) + maps

@@ -13,6 +13,7 @@ import dask
 import psutil
 from dask.base import compute
 from dask.delayed import Delayed
+from dask.local import get_sync
 from dask.system import CPU_COUNT
 from threadpoolctl import threadpool_limits
 
@@ -100,7 +101,7 @@ def _run_on_threads(tasks: Iterator[Task], n_threads: int) -> Iterator[tuple[Has
 
 def _compute(work: Any) -> Any:
     if isinstance(work, Delayed):  # as it is: there is nothing to optimise in it
-        return dask.get(work.__dask_graph__(), work.key)
+        return get_sync(work.__dask_graph__(), work.key)
     return compute(work, scheduler="synchronous")[0]
 
 

@@ -1,75 +1,92 @@
 """voxstack info."""
 
+import json
+from typing import Any
+
 import click
 import numpy as np
-import xarray as xr
 from rich.console import Console
 from rich.table import Table
 
-from voxstack.errors import StoreError, listing
-from voxstack.export.results import open_results
-from voxstack.grid import Grid
-from voxstack.schema import covariate_names, map_names
-from voxstack.store.open import open_cohort
+from voxstack.errors import listing
+from voxstack.memory import memory_plan
+from voxstack.store.describe import describe
 
 
 @click.command("info")
 @click.argument("store", type=click.Path())
-def command(store: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that the table only sums up.")
+def command(store: str, as_json: bool) -> None:
     """Say what the cohort or result STORE holds."""
-    try:
-        dataset = open_cohort(store)
-    except StoreError as not_a_cohort:
-        try:
-            dataset = open_results(store)
-        except StoreError:
-            raise not_a_cohort from None
-    summary(dataset, store)
+    if as_json:
+        click.echo(json.dumps(describe(store), indent=2, ensure_ascii=False))
+    else:
+        summary(store)
 
 
-def summary(dataset: xr.Dataset, store: str) -> None:
+def summary(store: str) -> None:
     """Print a table of what a cohort or result holds."""
-    table = Table(title=f"{dataset.attrs['kind']} {store}", show_header=False, title_justify="left")
+    told = describe(store)
+    table = Table(title=f"{told['kind']} {store}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    rows = _cohort_rows(dataset) if dataset.attrs["kind"] == "cohort" else _result_rows(dataset)
+    rows = _cohort_rows(told) if told["kind"] == "cohort" else _result_rows(told)
     for name, value in rows.items():
         table.add_row(name, value)
     Console().print(table)
 
 
-def _cohort_rows(cohort: xr.Dataset) -> dict[str, str]:
-    mask, n_valid = cohort["mask"].values, cohort["n_valid"].values
-    maps = map_names(cohort)
-    covariates = {name: _describe(cohort[name]) for name in covariate_names(cohort)}
+def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
+    n, coverage = len(told["subjects"]), told["coverage"]
+    chunks, shape = told["chunks"], tuple(told["grid"]["shape"])
+    covariates = [f"{name}: {_covariate(one)}" for name, one in told["covariates"].items()]
+    plan = memory_plan(n_subjects=n, shape=shape, n_maps=len(told["maps"]), dtype=next(iter(told["maps"].values())))
+    some = coverage["at_least"]
+    counts = f"{some['100']:,} of all subjects, {some['90']:,} of 90%, {some['50']:,} of half, {some['1']:,} of any"
+    covered = [f"voxels with data: {counts}"]
+    if len(coverage["maps"]) > 1:
+        covered += [f"{name}: {one['complete']:,} voxels of every subject" for name, one in coverage["maps"].items()]
+    zero = {name: one["zero_in_some"] for name, one in coverage["maps"].items() if one["zero_in_some"]}
+    covered += [f"{name}: {count:,} voxels are exactly 0 in some subjects" for name, count in zero.items()]
     return {
-        "subjects": f"{cohort.sizes['subject']:,} ({listing(cohort['subject'].values, most=3)})",
-        "maps": ", ".join(f"{name} ({cohort[name].dtype})" for name in maps),
-        "grid": str(Grid.from_dataset(cohort)),
-        "mask": f"{int(mask.sum()):,} of {mask.size:,} voxels",
-        "coverage": f"{int((n_valid == cohort.sizes['subject']).sum()):,} voxels have data of every subject",
-        "covariates": "\n".join(f"{name}: {told}" for name, told in covariates.items()) or "none",
-        "chunks": " x ".join(str(axis[0]) for axis in cohort[maps[0]].chunks or ()) + " (subject, x, y, z)",
+        "subjects": f"{n:,} ({listing(told['subjects'], most=3)})",
+        "maps": ", ".join(f"{name} ({dtype})" for name, dtype in told["maps"].items()),
+        "grid": _grid(told["grid"]),
+        "mask": f"{told['mask_voxels']:,} of {int(np.prod(shape)):,} voxels",
+        "coverage": "\n".join(covered),
+        "covariates": "\n".join(covariates) or "none",
+        "chunks": f"{' x '.join(map(str, chunks))} (subject, x, y, z)",
+        "size": f"{_size(told['bytes'])} in {told['files']:,} files, {told['compression']:g}:1",
+        "memory": str(plan),
     }
 
 
-def _describe(covariate: xr.DataArray) -> str:
-    values = covariate.values
-    if values.dtype.kind in "if":
-        known = values[np.isfinite(values)]
-        missing = f", {values.size - known.size} missing" if known.size < values.size else ""
-        return (f"{known.min():g} to {known.max():g}" if known.size else "no value") + missing
-    present = [str(value) for value in values if isinstance(value, str | bool | np.bool_)]
-    missing = f", {values.size - len(present)} missing" if len(present) < values.size else ""
-    return listing(sorted(set(present)), most=6) + missing
+def _grid(grid: dict[str, Any]) -> str:
+    sizes = " x ".join(f"{size:g}" for size in grid["voxel_size_mm"])
+    corner = ", ".join(f"{row[3]:g}" for row in grid["affine"][:3])
+    oblique = ", oblique" if grid["oblique"] else ""
+    return f"{' x '.join(map(str, grid['shape']))} voxels of {sizes} mm, first voxel at ({corner}) mm{oblique}"
 
 
-def _result_rows(result: xr.Dataset) -> dict[str, str]:
-    rows = {"grid": str(Grid.from_dataset(result)), "mask": f"{int(result['mask'].sum()):,} voxels"}
-    for dim, of in (("contrast", "contrasts"), ("regressor", "regressors")):
-        if dim in result.coords:
-            rows[of] = listing(result[dim].values, most=20)
-    rows["maps"] = ", ".join(str(name) for name in result.data_vars)
-    provenance = result.attrs["provenance"]
-    rows |= {key: str(provenance[key]) for key in ("variable", "formula", "model", "missing") if key in provenance}
-    return rows
+def _covariate(told: dict[str, Any]) -> str:
+    missing = f", {told['missing']} missing" if told["missing"] else ""
+    if told["type"] == "number":
+        return (f"{told['min']:g} to {told['max']:g}" if "min" in told else "no value") + missing
+    return listing((f"{level} ({n})" for level, n in told["levels"].items()), most=6) + missing
+
+
+def _size(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _result_rows(told: dict[str, Any]) -> dict[str, str]:
+    rows = {"grid": _grid(told["grid"]), "mask": f"{told['mask_voxels']:,} voxels"}
+    rows |= {name: listing(told[name], most=20) for name in ("contrasts", "regressors") if name in told}
+    rows |= {"maps": ", ".join(told["variables"]), "size": f"{_size(told['bytes'])} in {told['files']:,} files"}
+    provenance = told["provenance"]
+    shown = ("variable", "formula", "model", "missing", "dropped_subjects")
+    return rows | {key.replace("_", " "): str(provenance[key]) for key in shown if key in provenance}

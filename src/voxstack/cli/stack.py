@@ -63,7 +63,7 @@ def command(
     A call that was stopped, however, goes on when it is called again.
     """
     with on_scheduler(where, memory_limit, quiet):
-        cohort = stack(
+        stack(
             participants,
             store,
             maps=named(maps, "--map"),
@@ -73,7 +73,7 @@ def command(
             **options,
         )
     if not quiet:
-        summary(cohort, store)
+        summary(store)
 
 
 def _mask(text: str) -> str | float:

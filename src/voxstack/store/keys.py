@@ -91,6 +91,14 @@ def all_keys(store: Store) -> list[str]:
     return sorted(sync(collected()))
 
 
+def size(store: Store) -> tuple[int, int]:
+    """Number of keys, and their bytes in all."""
+    found = all_keys(store)
+    if isinstance(store, LocalStore):
+        return len(found), sum((store.root / key).stat().st_size for key in found)
+    return len(found), sum(sync(store.getsize(key)) for key in found)
+
+
 def prune(store: Store) -> None:
     """Remove the empty folders that deleted keys leave behind."""
     if not isinstance(store, LocalStore):

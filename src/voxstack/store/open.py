@@ -53,7 +53,7 @@ def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None 
 
 def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
     """A dataset of one of some kinds, lazily; `StoreError` says what is there instead."""
-    expected = " or ".join(kinds)
+    expected = _called(kinds)
     if location.path is not None and not location.path.is_dir():
         raise StoreError(f"There is no {expected} at {location}.")
     store = location.open(read_only=True)
@@ -70,13 +70,18 @@ def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
     raise StoreError(f"{location} is being replaced again and again. Open it when that is over.")
 
 
+def _called(kinds: tuple[str, ...]) -> str:
+    """What users call stores of these kinds."""
+    return " or ".join(dict.fromkeys("cohort" if kind == "cohort" else "result" for kind in kinds))
+
+
 def _decoded(location: Location, store: Store, published: Published, kinds: tuple[str, ...]) -> xr.Dataset:
     try:
         # Values are stored as they are: nothing is to be scaled or replaced on the way in.
         flat = xr.open_zarr(store, consolidated=True, chunks=None, zarr_format=3, mask_and_scale=False)
         validate(flat, *kinds)
     except (ValueError, KeyError) as error:
-        raise StoreError(f"{location} is not a voxstack {' or '.join(kinds)}: {error}") from error
+        raise StoreError(f"{location} is not a voxstack {_called(kinds)}: {error}") from error
     for name in _INTERNAL:
         flat.attrs.pop(name, None)
     flat = flat.drop_vars([name for name in COUNTS if name in flat.variables])

@@ -1,0 +1,106 @@
+"""What stacking and fitting a cohort needs of memory, told before the work."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import xarray as xr
+
+from voxstack import plan
+from voxstack.errors import InputError
+from voxstack.run import share
+from voxstack.schema import SPACE, SUBJECT, map_names
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a cohort needs of memory, in bytes.
+
+    Attributes
+    ----------
+    limit
+        What this process may use, or a thread of each worker of the active client.
+    threads
+        That share it.
+    subjects_per_batch
+        Subjects that a task of `stack` reads and writes, which are the chunks of the store.
+    stack, fit
+        The most that stacking, and a fit with its contrasts, take: the process itself, data and results.
+    """
+
+    limit: int
+    threads: int
+    subjects_per_batch: int
+    stack: int
+    fit: int
+
+    def __str__(self) -> str:
+        def told(size: int) -> str:
+            return f"{size / 2**30:.2f} GiB"
+
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        return (
+            f"stack {told(self.stack)}, in batches of {self.subjects_per_batch} subjects; fit {told(self.fit)}; "
+            f"{told(self.limit)} may be used by {threads}"
+        )
+
+
+def memory_plan(
+    cohort: xr.Dataset | None = None,
+    *,
+    n_subjects: int | None = None,
+    shape: tuple[int, int, int] | None = None,
+    n_maps: int = 1,
+    dtype: str = "float32",
+    filtered: bool = False,
+    n_regressors: int = 4,
+    n_contrasts: int = 1,
+) -> MemoryPlan:
+    """Plan the memory of stacking and fitting a cohort, on the active Dask client or on this process' threads.
+
+    Neither grows with the number of subjects: a batch of subjects, or a block of voxels of one chunk of subjects, is in
+    memory at a time for each task.
+
+    Parameters
+    ----------
+    cohort
+        Of `open_cohort`; or say with the next four how it will be.
+    n_subjects, shape, n_maps, dtype
+        Number of subjects, voxels along x, y and z, maps of each subject, and type of the stored maps.
+    filtered
+        Whether `stack` resamples or smooths.
+    n_regressors, n_contrasts
+        Of the model.
+
+    Returns
+    -------
+    MemoryPlan
+        It prints as one line.
+
+    Raises
+    ------
+    InputError
+        Neither a cohort nor its numbers, or not one subject fits into the memory.
+    """
+    chunk: tuple[int, ...] | None = None
+    if cohort is not None:
+        names = map_names(cohort)
+        if not names:
+            raise InputError("This is no cohort: it has no variable with the dimensions subject, x, y and z.")
+        first = cohort[names[0]].transpose(SUBJECT, *SPACE)
+        n_subjects, n_maps, dtype = first.sizes[SUBJECT], len(names), str(first.dtype)
+        shape = (first.sizes["x"], first.sizes["y"], first.sizes["z"])
+        chunk = None if first.chunks is None else tuple(max(axis) for axis in first.chunks)
+    if n_subjects is None or shape is None or n_subjects < 1 or min(shape) < 1:
+        raise InputError("Give a cohort, or its n_subjects and shape=(x, y, z).")
+    means, itemsize = share(), np.dtype(dtype).itemsize
+    stacking = plan.StackWork(shape, itemsize, n_maps, filtered)
+    size = stacking.subjects_per_batch(n_subjects, memory=means.memory, threads=means.threads)
+    sides = (size, *plan.voxel_chunks(shape)) if chunk is None else (chunk[0], chunk[1], chunk[2], chunk[3])
+    fitting = plan.FitWork(shape, sides, n_subjects, n_regressors, n_contrasts, itemsize)
+    return MemoryPlan(
+        means.memory,
+        means.threads,
+        size if chunk is None else sides[0],
+        plan.PROCESS + stacking.needs(size if chunk is None else sides[0], means.threads),
+        plan.PROCESS + fitting.needs(means.threads),
+    )
