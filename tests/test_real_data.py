@@ -147,3 +147,29 @@ def test_swe_t_and_log_p_of_condition_one(data_folder: Path) -> None:
     # One-sided, stored in single precision.
     assert np.abs(-np.log10(found("p_value")) - known("Tstat_lp_c01")).max() < 1e-6
     assert np.abs(z_to_log10p(found("z_score"), "greater") - known("Tstat_lp_c01")).max() < 1e-6
+
+
+def test_coverage_of_21_pain_studies(data_folder: Path, tmp_path: Path) -> None:
+    """Outside of a study's brain is 0, not NaN; 192,885 voxels are complete, 259,353 are in the studies' own mask."""
+    folder = data_folder / "pain21"
+    labels = [f"pain_{number:02d}" for number in range(1, 22)]
+    paths = {kind: [str(folder / f"{kind}_{label}.nii.gz") for label in labels] for kind in ("contrast", "var")}
+    table = pd.DataFrame({"participant_id": labels, **paths})
+    maps = {"effect": "contrast", "variance": "var"}
+    cohort = vx.stack(table, tmp_path / "pain.zarr", maps=maps, zero_is_missing=True, mask=str(folder / "mask.nii.gz"))
+    assert int(cohort["mask"].sum()) == 259_353
+
+    # Without the mask, which hides values outside of it.
+    cohort = vx.stack(table, tmp_path / "pain.zarr", maps=maps, zero_is_missing=True, mask=11 / 21, overwrite=True)
+    told = vx.describe(tmp_path / "pain.zarr")["coverage"]
+    assert told["complete"] == told["maps"]["effect"]["complete"] == told["maps"]["variance"]["complete"] == 192_885
+    counted = sum((nib.load(path).get_fdata() != 0).astype(int) for path in table["contrast"])
+    here = vx.to_nifti(cohort["n_valid"])
+    there = nib.load(folder / "mask.nii.gz")
+    np.testing.assert_array_equal(here.affine, there.affine)
+    np.testing.assert_array_equal(here.get_fdata(), counted)
+    np.testing.assert_array_equal(cohort["mask"], counted > 10)
+    # The studies' mask has all voxels of more than 10 studies, and 1,785 of fewer.
+    in_mask = there.get_fdata() != 0
+    assert int((counted > 10).sum()) == 257_568
+    assert not ((counted > 10) & ~in_mask).any()

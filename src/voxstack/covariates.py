@@ -18,7 +18,8 @@ def encode(column: "pd.Series[Any]") -> xr.Variable:
     Parameters
     ----------
     column
-        Of any type that pandas has. What is neither a number nor a truth value is kept as text.
+        Of any type that pandas has. What is neither a number nor a truth value is kept as text, as are whole numbers
+        that float64 (where some are missing) or int64 would change: they are identifiers.
 
     Returns
     -------
@@ -30,13 +31,18 @@ def encode(column: "pd.Series[Any]") -> xr.Variable:
     Raises
     ------
     InputError
-        Levels that differ but read the same, such as 1 and "1".
+        Levels that differ but read the same, such as 1 and "1"; complex numbers; text that is not valid Unicode.
     """
     column = column.infer_objects()
+    if pd.api.types.is_complex_dtype(column.dtype):
+        raise InputError(f"The covariate {column.name!r} holds complex numbers. Keep their parts in two columns.")
     if isinstance(column.dtype, pd.CategoricalDtype):
         return _encode_categorical(column)
     missing = column.isna().to_numpy()
     attrs: dict[str, Any] = {}
+    exact = 2**53 if missing.any() else 2**63
+    if pd.api.types.is_integer_dtype(column.dtype) and _too_large(column.dropna(), exact):
+        return xr.Variable((SUBJECT,), _texts(column))
     if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_integer_dtype(column.dtype):
         truth = pd.api.types.is_bool_dtype(column.dtype)
         if not missing.any():
@@ -45,6 +51,10 @@ def encode(column: "pd.Series[Any]") -> xr.Variable:
     if pd.api.types.is_numeric_dtype(column.dtype):
         return xr.Variable((SUBJECT,), column.to_numpy(dtype=np.float64, na_value=np.nan), attrs)
     return xr.Variable((SUBJECT,), _texts(column))
+
+
+def _too_large(numbers: "pd.Series[Any]", exact: int) -> bool:
+    return bool(len(numbers)) and not -exact <= int(numbers.min()) <= int(numbers.max()) < exact
 
 
 def _encode_categorical(column: "pd.Series[Any]") -> xr.Variable:
@@ -119,7 +129,16 @@ def _decode_categorical(name: str, values: NDArray[Any], levels: Sequence[Any], 
 
 def _texts(column: "pd.Series[Any]") -> NDArray[Any]:
     missing = column.isna()
-    return text_array([None if absent else str(value) for value, absent in zip(column, missing, strict=True)])
+    texts = [None if absent else str(value) for value, absent in zip(column, missing, strict=True)]
+    bad = [text for text in texts if text is not None and not is_plain_text(text)]
+    if bad:
+        raise InputError(f"The covariate {column.name!r} holds {bad[0]!r}, which is not valid text. Correct it.")
+    return text_array(texts)
+
+
+def is_plain_text(text: str) -> bool:
+    """Whether NumPy and UTF-8 keep a text as it is: without NUL, which ends it, and halves of surrogate pairs."""
+    return "\0" not in text and not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def text_array(values: Iterable[str | None]) -> NDArray[Any]:

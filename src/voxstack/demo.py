@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from voxstack.blocks import compute
 from voxstack.errors import VoxstackError
-from voxstack.export.maps import write_maps
-from voxstack.export.results import save_results
+from voxstack.export.folder import RESULTS, write_folder
 from voxstack.figures.slices import plot_slices
 from voxstack.grid import Grid, at_mm
 from voxstack.models.contrast import contrast
@@ -128,13 +127,12 @@ def run_demo(folder: str | Path, *, n_subjects: int = 40, seed: int = 0, progres
     lap("stack")
     result = compute(contrast(fit_glm(cohort, DESIGN), CONTRASTS), progress=progress)
     lap("fit")
-    files = write_maps(result, output)
-    save_results(result, output / "results.zarr", overwrite=True)
+    files = write_folder(result, output, overwrite=True)
     lap("write")
     picture = _draw(result, output / "age.png")
     lap("draw")
     found, detections = compare_with_truth(result)
-    everything = (*files, output / "results.zarr", *([] if picture is None else [picture]))
+    everything = (*files, output / RESULTS, *([] if picture is None else [picture]))
     return Demo(folder, everything, picture, seconds, found, detections)
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 
 class VoxstackError(Exception):
@@ -37,7 +36,7 @@ def listing(items: Iterable[object], *, most: int = 5) -> str:
 
 
 @contextmanager
-def writing(place: str | Path) -> Iterator[None]:
+def writing(place: object) -> Iterator[None]:
     """Whatever the operating system refuses meanwhile is a `StoreError` that names the place and says what to do."""
     try:
         yield

@@ -12,7 +12,7 @@ from dask.delayed import delayed
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from voxstack.errors import InputError
+from voxstack.errors import InputError, writing
 from voxstack.progress import track
 from voxstack.run import Task, run
 
@@ -107,34 +107,37 @@ def simulate_cohort(
     ------
     InputError
         No subject, or a resolution that is not between 1 and 20 mm.
+    StoreError
+        The folder cannot be written.
     """
     if n_subjects < 1:
         raise InputError(f"A cohort needs at least one subject, not {n_subjects}.")
     if not 1 <= resolution <= 20:
         raise InputError(f"The resolution must be between 1 and 20 mm, not {resolution:g}.")
     folder = Path(folder)
-    (folder / "truth").mkdir(parents=True, exist_ok=True)
-    shape, affine = mni_grid(resolution)
-    brain = _brain(shape, affine)
-    truth = true_effects(shape, affine)
-    _save(brain.astype(np.uint8), affine, folder / "mask.nii.gz")
-    for effect, values in truth.items():
-        _save(np.where(brain, values, np.nan).astype(np.float32), affine, folder / "truth" / f"{effect}.nii.gz")
-    regions = [asdict(region) for region in REGIONS]
-    (folder / "truth" / "regions.json").write_text(json.dumps(regions, indent=2) + "\n", encoding="utf-8")
+    with writing(folder):
+        (folder / "truth").mkdir(parents=True, exist_ok=True)
+        shape, affine = mni_grid(resolution)
+        brain = _brain(shape, affine)
+        truth = true_effects(shape, affine)
+        _save(brain.astype(np.uint8), affine, folder / "mask.nii.gz")
+        for effect, values in truth.items():
+            _save(np.where(brain, values, np.nan).astype(np.float32), affine, folder / "truth" / f"{effect}.nii.gz")
+        regions = [asdict(region) for region in REGIONS]
+        (folder / "truth" / "regions.json").write_text(json.dumps(regions, indent=2) + "\n", encoding="utf-8")
 
-    table = _participants(n_subjects, seed)
-    subjects = _Subjects(folder, brain, truth, affine, noise_sd, smoothness_mm / resolution, seed)
-    shared = delayed(subjects, traverse=False)
-    write = delayed(_write_subject, pure=False)
-    tasks = (
-        Task(i, write(shared, i, path, age, sex))
-        for i, (path, age, sex) in enumerate(zip(table["effect_path"], table["age"], table["sex"], strict=True))
-    )
-    for _ in track(run(tasks), total=n_subjects, description="simulate", visible=progress):
-        pass
-    # The table comes last: where it is, the maps are.
-    table.to_csv(folder / "participants.tsv", sep="\t", index=False)
+        table = _participants(n_subjects, seed)
+        subjects = _Subjects(folder, brain, truth, affine, noise_sd, smoothness_mm / resolution, seed)
+        shared = delayed(subjects, traverse=False)
+        write = delayed(_write_subject, pure=False)
+        tasks = (
+            Task(i, write(shared, i, path, age, sex))
+            for i, (path, age, sex) in enumerate(zip(table["effect_path"], table["age"], table["sex"], strict=True))
+        )
+        for _ in track(run(tasks), total=n_subjects, description="simulate", visible=progress):
+            pass
+        # The table comes last: where it is, the maps are.
+        table.to_csv(folder / "participants.tsv", sep="\t", index=False)
     return folder
 
 

@@ -3,6 +3,7 @@
 import importlib
 import sys
 import warnings
+from io import TextIOWrapper
 from typing import Any, TextIO
 
 import click
@@ -51,6 +52,8 @@ def cli() -> None:
 def main() -> None:
     """Entry point: a user's mistake ends with exit code 2 and one paragraph on stderr."""
     warnings.showwarning = _show_warning
+    if isinstance(sys.stdout, TextIOWrapper):  # names may have letters that the terminal, or a pipe, has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli.main(prog_name="voxstack")
     except (VoxstackError, OSError) as error:

@@ -1,5 +1,6 @@
 """voxstack fit."""
 
+import os
 from pathlib import Path
 
 import click
@@ -9,8 +10,9 @@ import xarray as xr
 from voxstack.blocks import compute
 from voxstack.cli.options import computing, contrasts, on_scheduler
 from voxstack.errors import StoreError
-from voxstack.export.maps import map_file_names, remove_maps, write_maps
-from voxstack.export.results import check_target, open_results, save_results
+from voxstack.export.folder import RESULTS, write_folder
+from voxstack.export.maps import make_folder, map_file_names
+from voxstack.export.results import check_target
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 from voxstack.models.blueprint import Missing
 from voxstack.models.contrast import contrast
@@ -74,10 +76,11 @@ def command(
 ) -> None:
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
-    results = folder / "results.zarr"
-    if (folder / "zarr.json").exists():
-        raise StoreError(f"{folder} is a store itself. Choose another folder for the results.")
-    check_target(Location.of(results), overwrite=overwrite)
+    check_target(Location.of(folder / RESULTS), overwrite=overwrite)
+    within = Path(os.path.realpath(folder))
+    for parent in (within, *within.parents):
+        if (parent / "zarr.json").exists():
+            raise StoreError(f"{parent} is a store itself. Choose another folder for the results.")
     with on_scheduler(where, memory_limit, quiet):
         cohort = open_cohort(store)
         fit = fit_glm(
@@ -90,12 +93,9 @@ def command(
         _tell_dropped(fit)
         if not quiet:
             _tell_design(fit)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         result = compute(lazy, progress=not quiet)
-    if results.exists():
-        remove_maps(open_results(results), folder)  # or maps of contrasts that are gone would stay beside the new ones
-    paths = write_maps(result, folder, log10_p=log10_p)
-    save_results(result, results, overwrite=overwrite)
+    paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
     if not quiet:
         click.echo(f"{len(paths)} maps and results.zarr in {folder}")
 

@@ -1,18 +1,21 @@
 """Result maps as files: one NIfTI image and one JSON sidecar each, with BIDS-style names."""
 
+import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack.blocks import compute
-from voxstack.errors import InputError, listing
+from voxstack.errors import InputError, listing, writing
 from voxstack.export.nifti import to_nifti
 from voxstack.kernels.pvalues import Alternative, z_to_log10p
 from voxstack.schema import SPACE, validate
@@ -59,7 +62,7 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
     dataset
         Of `contrast` or `fit_glm`; what is lazy is computed, all together.
     folder
-        Made if it is not there. Files of the same name are replaced, each in one step.
+        Made if it is not there. Files of the same name are replaced, once all new ones are written.
     prefix
         In front of each name, such as ``"task-rest_"``.
     log10_p
@@ -80,17 +83,45 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
     ------
     InputError
         Not a result, or two maps whose names would be the same.
+    StoreError
+        The folder cannot be written; the files that were there are as they were.
     """
-    names = map_file_names(dataset, prefix=prefix, log10_p=log10_p)
-    dataset = compute(dataset)
+    map_file_names(dataset, prefix=prefix, log10_p=log10_p)
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, one in zip(names, _planned(dataset, log10_p), strict=True):
-        sidecar = {**one.meta, "Provenance": dataset.attrs["provenance"]}
-        text = json.dumps(sidecar, indent=2, ensure_ascii=False) + "\n"
-        _write_whole(folder / name.replace(".nii.gz", ".json"), text.encode())
-        _write_image(folder / name, dataset, one)
-    return [folder / name for name in names]
+    make_folder(folder)
+    with staged_maps(compute(dataset), folder, prefix=prefix, log10_p=log10_p) as paths:
+        return paths
+
+
+@contextmanager
+def staged_maps(dataset: xr.Dataset, folder: Path, *, prefix: str = "", log10_p: bool = False) -> Iterator[list[Path]]:
+    """Write the maps of a computed result under other names, and rename them all if what is done meanwhile succeeds."""
+    paths = [folder / name for name in map_file_names(dataset, prefix=prefix, log10_p=log10_p)]
+    staged: dict[Path, Path] = {}
+    try:
+        with writing(folder):
+            for path, one in zip(paths, _planned(dataset, log10_p), strict=True):
+                for place, content in ((_sidecar_of(path), _sidecar(dataset, one)), (path, _image(dataset, one))):
+                    if place.is_dir():
+                        raise IsADirectoryError(f"{place} is a folder")
+                    staged[place] = place.with_name(f"{place.name}.partial")
+                    staged[place].write_bytes(content)
+        yield paths
+        with writing(folder):
+            for place, partial in staged.items():
+                partial.replace(place)
+    finally:
+        for partial in staged.values():
+            partial.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """A folder to write into; `StoreError` where that cannot be, before anything is computed for it."""
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f"{uuid4().hex}.partial"
+        probe.touch()
+        probe.unlink()
 
 
 def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = False) -> list[str]:
@@ -115,11 +146,13 @@ def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = Fal
     return names
 
 
-def remove_maps(dataset: xr.Dataset, folder: Path) -> None:
-    """Remove the images and sidecars that `write_maps` wrote of a result, without a prefix."""
-    for name in {name for log10_p in (False, True) for name in map_file_names(dataset, log10_p=log10_p)}:
-        (folder / name).unlink(missing_ok=True)
-        (folder / name.replace(".nii.gz", ".json")).unlink(missing_ok=True)
+def remove_maps(dataset: xr.Dataset, folder: Path, *, keep: Container[Path]) -> None:
+    """Remove the images and sidecars that `write_maps` wrote of a result, without a prefix, but for some images."""
+    names = {name for log10_p in (False, True) for name in map_file_names(dataset, log10_p=log10_p)}
+    with writing(folder):
+        for name in (name for name in names if folder / name not in keep):
+            (folder / name).unlink(missing_ok=True)
+            _sidecar_of(folder / name).unlink(missing_ok=True)
 
 
 def _planned(dataset: xr.Dataset, log10_p: bool) -> list[_Map]:
@@ -179,7 +212,16 @@ def _label(text: str) -> str:
     return label
 
 
-def _write_image(path: Path, dataset: xr.Dataset, one: _Map) -> None:
+def _sidecar_of(image: Path) -> Path:
+    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+
+
+def _sidecar(dataset: xr.Dataset, one: _Map) -> bytes:
+    told = {**one.meta, "Provenance": dataset.attrs["provenance"]}
+    return (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _image(dataset: xr.Dataset, one: _Map) -> bytes:
     stat, data = one.entities["stat"], dataset[one.variable].sel(one.selection)
     if stat == "log10p":
         at = dataset.sel(one.selection)
@@ -188,9 +230,7 @@ def _write_image(path: Path, dataset: xr.Dataset, one: _Map) -> None:
     wide = stat in ("p", "dof") or not _fits_float32(data.values)
     image = to_nifti(data.astype(np.float64 if wide else np.float32))
     image.header["descrip"] = stat.encode()
-    partial = path.with_name(f"{path.name}.partial.nii.gz")
-    image.to_filename(partial)
-    partial.replace(path)
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 
 def _fits_float32(values: NDArray[np.float64]) -> bool:
@@ -198,9 +238,3 @@ def _fits_float32(values: NDArray[np.float64]) -> bool:
     size = np.abs(values[np.isfinite(values) & (values != 0)])
     limits = np.finfo(np.float32)
     return bool(not size.size or (size.min() >= limits.tiny and size.max() <= limits.max))
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    partial.replace(path)

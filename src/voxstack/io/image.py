@@ -1,5 +1,6 @@
 """What every image format tells: its header; and the registry of the formats that can be read."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,17 +43,24 @@ class ImageHeader:
     @property
     def n_volumes(self) -> int:
         """Number of volumes: 1 for a 3-D image, and where all further axes are of length 1."""
-        return int(np.prod(self.shape[3:]))
+        return math.prod(self.shape[3:])
 
     @property
     def order(self) -> tuple[int, int, int]:
         """Array axes that run along x, y and z."""
         return canonical_axes(self.affine)
 
+    def require_volume(self, name: str) -> None:
+        """Refuse an image with fewer than three axes, without any voxel, or without a place in space."""
+        if len(self.shape) < 3 or min(self.shape) < 1:
+            raise InputError(f"{name}: not a volume, its shape is {self.shape}.")
+        if not np.isfinite(self.affine).all() or abs(np.linalg.det(self.affine[:3, :3])) < 1e-12:
+            raise InputError(
+                f"{name}: its affine does not place the voxels in space: {self.affine.tolist()}. Repair its header."
+            )
+
     def grid(self) -> Grid:
-        """Lattice of the image with its axes in the order x, y, z."""
-        if len(self.shape) < 3:
-            raise InputError(f"An image of shape {self.shape} is not a volume.")
+        """Lattice of the image, which is a volume, with its axes in the order x, y, z."""
         order = self.order
         shape = (self.shape[order[0]], self.shape[order[1]], self.shape[order[2]])
         affine = self.affine.copy()

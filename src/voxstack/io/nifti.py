@@ -4,6 +4,8 @@ Compressed files are inflated by zlib-ng in one piece and handed to nibabel as b
 nibabel's own stream and does not use indexed_gzip, slower still, where a user has it installed.
 """
 
+import logging
+import math
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -25,9 +27,12 @@ from voxstack.errors import InputError
 from voxstack.io.image import ImageHeader, require_real, volume_index
 
 _HEAD = 1024  # bytes, enough for every header
-_BROKEN: Any = (ImageFileError, HeaderDataError, zlib_ng.error, EOFError)
+_BROKEN: Any = (ImageFileError, HeaderDataError, OverflowError)
 # In the order in which nibabel tries them.
 _PAIRS = (nib.Nifti1Pair, nib.Nifti2Pair, nib.Spm2AnalyzeImage, nib.Spm99AnalyzeImage, nib.AnalyzeImage)
+# nibabel logs what it repairs in a header and also, without the file's name, what it raises for.
+_repairs = logging.getLogger(f"{nib.imageglobals.logger.name}.voxstack")
+_repairs.addFilter(lambda record: record.levelno < nib.imageglobals.error_level)
 _GZIP_MAGIC = b"\x1f\x8b"
 _MOST_DEFLATED = 1100  # bytes that deflate can make of one; a larger size is not to be believed
 
@@ -75,9 +80,11 @@ def _named_errors(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise InputError(f"{path}: there is no such file.") from error
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except EOFError as error:
-        raise InputError(f"{path}: truncated ({error}).") from error
+        raise InputError(f"{path}: truncated ({error}). Copy it again.") from error
+    except zlib_ng.error as error:
+        raise InputError(f"{path}: damaged, it cannot be inflated ({error}). Copy it again.") from error
     except _BROKEN as error:
         raise InputError(f"{path}: not a whole NIfTI or Analyze image ({error}).") from error
     except ValueError as error:
@@ -88,6 +95,8 @@ def _checked_header(path: Path) -> ImageHeader:
     if _is_single_file(path):
         start = _start(path)
         header, data_file = _single_header(path, start.head), path
+        if header.get_data_offset() < header.sizeof_hdr:
+            raise InputError(f"{path}: its data would begin at byte {header.get_data_offset()}, inside its header.")
         affine = header.get_best_affine()
     else:
         image = _pair(path)
@@ -98,10 +107,11 @@ def _checked_header(path: Path) -> ImageHeader:
     dtype = header.get_data_dtype()
     require_real(dtype, str(path))
     shape = tuple(int(n) for n in header.get_data_shape())
-    expected = header.get_data_offset() + int(np.prod(shape)) * dtype.itemsize
+    header.get_slope_inter()  # raises where it cannot be read
+    expected = header.get_data_offset() + math.prod(shape) * dtype.itemsize
     found = _inflated_size(data_file, start.told, expected) if start.is_gzip else start.told
     if found < expected:
-        raise InputError(f"{path}: truncated, {found} of {expected} bytes are there.")
+        raise InputError(f"{path}: truncated, {found} of {expected} bytes are there. Copy it again.")
     code = int(header["sform_code"]) or int(header["qform_code"]) if "sform_code" in header else 0
     return ImageHeader(shape, np.asarray(affine, float), code)
 
@@ -116,7 +126,7 @@ def _whole_image(path: Path) -> NDArray[Any]:
     header = _single_header(path, content)
     # What nibabel does with an image, without the image.
     shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
-    if len(content) < offset + int(np.prod(shape)) * dtype.itemsize:
+    if len(content) < offset + math.prod(shape) * dtype.itemsize:
         raise EOFError(f"{len(content)} bytes are there")
     raw: NDArray[Any] = np.ndarray(shape, dtype, buffer=content, offset=int(offset), order="F")
     slope, inter = header.get_slope_inter()
@@ -209,7 +219,9 @@ def _single_class(path: Path, head: bytes) -> Any:
 
 def _single_header(path: Path, head: bytes) -> Any:
     kind = _single_class(path, head).header_class
-    return kind(head[: kind.template_dtype.itemsize])
+    header = kind(head[: kind.template_dtype.itemsize], check=False)
+    header.check_fix(_repairs)
+    return header
 
 
 def _inflated_size(path: Path, told: int, expected: int) -> int:
@@ -221,6 +233,6 @@ def _inflated_size(path: Path, told: int, expected: int) -> int:
         with gzip_ng.open(path, "rb") as stream:
             while chunk := stream.read(1 << 22):
                 size += len(chunk)
-    except (*_BROKEN, OSError):
+    except (EOFError, OSError, zlib_ng.error):
         return min(size, expected - 1)
     return size

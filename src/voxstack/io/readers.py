@@ -100,8 +100,7 @@ class ImageSource:
             require_real(np.dtype(self.image.get_data_dtype()), self.name)
             code = int(told["sform_code"]) or int(told["qform_code"]) if "sform_code" in told else 0
             header = ImageHeader(self.image.shape, np.asarray(self.image.affine, float), code)
-        if len(header.shape) < 3:
-            raise InputError(f"{self.name}: not a volume, its shape is {header.shape}.")
+        header.require_volume(self.name)
         if self.volume is None and header.n_volumes != 1:
             raise InputError(
                 f"{self.name}: holds {header.n_volumes} volumes (shape {header.shape}) where one map is expected. "

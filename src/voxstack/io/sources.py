@@ -38,6 +38,8 @@ def resolve_maps(table: pd.DataFrame, folder: Path, maps: Mapping[str, MapSpec])
     InputError
         No such column, cells without a path, or a 4-D image with another number of volumes than the table has rows.
     """
+    if not isinstance(maps, Mapping):
+        raise InputError(f"maps gives each map a name, such as maps={{'effect': {maps!r}}}.")
     if not maps:
         raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
     check_names("map", maps)
@@ -59,6 +61,10 @@ def _holds_images(column: "pd.Series[Any]") -> bool:
 
 
 def _resolve(table: pd.DataFrame, folder: Path, name: str, spec: MapSpec) -> list[ImageSource]:
+    if not isinstance(spec, str | Path | SpatialImage):
+        raise InputError(
+            f"Map {name!r}: {spec!r} is neither a column, nor a path or pattern, nor an image."
+        )
     if isinstance(spec, str) and spec in table.columns:
         cells = table[spec]
         empty = table.index[cells.isna()]

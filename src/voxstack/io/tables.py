@@ -1,19 +1,26 @@
 """Participants tables: labels, covariates, and how both are kept in a store."""
 
+import re
 import warnings
 from collections.abc import Iterable
+from io import StringIO
 from pathlib import Path
+from unicodedata import category
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from voxstack.covariates import encode
+from voxstack.covariates import encode, is_plain_text
 from voxstack.covariates import text_array as text_array
 from voxstack.errors import InputError, listing
 from voxstack.schema import RESERVED_NAMES
 
 _MISSING = ["", "n/a", "N/A", "NA", "NaN", "nan"]
+_SEPARATORS = {"\t": "tab", ",": "comma", ";": "semicolon", " ": "space"}
+_AS_WHAT = "Save it as plain text in UTF-8: tab-separated with the ending .tsv, or comma-separated with .csv."
+_KEYS = frozenset({"zarr.json", "stack.partial", "stack.lock"})  # that a store uses itself, beside its variables
+_LONGEST = 200  # bytes of a name: most file systems take 255
 
 
 def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tuple[pd.DataFrame, Path]:
@@ -23,7 +30,7 @@ def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tu
     ----------
     participants
         A DataFrame, or the path of a TSV or CSV file (UTF-8, with or without a byte order mark). Empty cells, ``n/a``,
-        ``NA`` and ``NaN`` are missing values.
+        ``NA`` and ``NaN`` are missing values; spaces around cells do not count.
     label
         The column, or the index, that holds the subject labels.
 
@@ -61,6 +68,9 @@ def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tu
     if unlabelled.size:
         raise InputError(f"{name} has no {label} in data row {listing(unlabelled + 1)}.")
     labels = table[label].astype(str)
+    odd = [label for label in labels if not is_plain_text(label)]
+    if odd:
+        raise InputError(f"{name} has the {label} {odd[0]!r}, which is not valid text. Correct it.")
     if labels.duplicated().any():
         raise InputError(
             f"{name}: {label} must be unique, one row an image, but these stand in several rows: "
@@ -71,29 +81,53 @@ def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tu
 
 
 def _read_table(path: Path, label: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(f"There is no participants table {path}.")
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        # pandas would rename the second of two columns of one name.
-        names = pd.read_csv(path, sep=separator, encoding="utf-8-sig", header=None, nrows=1, dtype=str).loc[0]
-        if names.dropna().duplicated().any():
-            raise InputError(f"{path} has several columns called {listing(names[names.duplicated()].dropna())}.")
+        if not path.is_file():
+            raise InputError(f"There is no participants table {path}{', but a folder' if path.is_dir() else ''}.")
+        text = _without_spaces_at_ends(path.read_bytes().decode("utf-8-sig"), separator)
+        if "\0" in text:
+            raise ValueError("it holds NUL bytes")
+        first = pd.read_csv(StringIO(text), sep=separator, header=None, nrows=1, dtype=str, skipinitialspace=True)
+        names = [str(name) for name in first.to_numpy()[0] if not pd.isna(name)]
+        twice = sorted({name for name in names if names.count(name) > 1})  # pandas would rename the second one
+        if twice:
+            raise InputError(f"{path} has several columns called {listing(twice)}.")
+        _refuse_other_separator(path, names, separator, label)
         with warnings.catch_warnings():
             warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
             return pd.read_csv(
-                path,
+                StringIO(text),
                 sep=separator,
-                encoding="utf-8-sig",
                 na_values=_MISSING,
                 keep_default_na=False,
                 dtype={label: str},
                 skipinitialspace=True,
                 index_col=False,
             )
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, pd.errors.ParserWarning) as error:
-        kind = "comma" if separator == "," else "tab"
-        raise InputError(f"{path} is not a {kind}-separated table in UTF-8: {error}") from error
+    except OSError as error:
+        raise InputError(f"The participants table {path} cannot be read: {error}.") from error
+    except InputError:
+        raise
+    except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
+        what = f"{path} is not a {_SEPARATORS[separator]}-separated table in UTF-8"
+        raise InputError(f"{what}: {str(error).strip()}. {_AS_WHAT}") from error
+
+
+def _without_spaces_at_ends(text: str, separator: str) -> str:
+    """Else "M " were another level than "M", and "n/a " no missing value; pandas removes only those before a cell."""
+    return re.sub(rf" +(?=[{separator}\r\n]|\Z)", "", text)
+
+
+def _refuse_other_separator(path: Path, names: list[str], separator: str, label: str) -> None:
+    if len(names) != 1 or names[0] == label:
+        return
+    for other, word in _SEPARATORS.items():
+        if other != separator and label in [name.strip(' "') for name in names[0].split(other)]:
+            raise InputError(
+                f"{path} is read as {_SEPARATORS[separator]}-separated because of its ending, but its columns have "
+                f"{word}s between them. {_AS_WHAT}"
+            )
 
 
 def covariates(table: pd.DataFrame, *, maps: Iterable[str], leave_out: Iterable[str]) -> dict[str, xr.Variable]:
@@ -129,9 +163,18 @@ def check_names(what: str, names: Iterable[str], *, taken: Iterable[str] = ()) -
     used = sorted((RESERVED_NAMES | set(taken)) & set(names))
     if used:
         raise InputError(f"A {what} cannot be called {listing(used)}: the cohort uses that name itself. Rename it.")
-    refused = [name for name in names if "/" in name or name.strip() in ("", ".", "..") or name.startswith("__")]
+    refused = [name for name in names if not _is_key(name)]
     if refused:
         raise InputError(
             f"A {what} cannot be called {listing(map(repr, refused))}: a name must not be empty, '.' or '..', hold a "
-            "'/' or begin with '__'. Rename it."
+            f"'/' or a control character, begin with '__', be one of {listing(sorted(_KEYS))}, or be longer than "
+            f"{_LONGEST} bytes. Rename it."
         )
+
+
+def _is_key(name: str) -> bool:
+    """Whether a store can have a variable of this name."""
+    if "/" in name or name.strip() in ("", ".", "..") or name.startswith("__") or name in _KEYS:
+        return False
+    control = any(category(character) == "Cc" for character in name)
+    return is_plain_text(name) and not control and len(name.encode()) <= _LONGEST

@@ -112,15 +112,6 @@ def count(chunk: NDArray[np.floating]) -> Counts:
     return Counts(zero.reshape(chunk.shape[1:]), nonzero.reshape(chunk.shape[1:]), present, infinite)
 
 
-@jit
-def _gather(rows: NDArray[Any], at: NDArray[np.int64], values: NDArray[Any]) -> None:
-    n, v = values.shape
-    for i in range(n):
-        source, target = rows[i], values[i]
-        for j in range(v):
-            target[j] = source[at[j]]
-
-
 def gather(chunk: NDArray[np.floating], inside: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Values of some voxels of a chunk.
 
@@ -136,9 +127,8 @@ def gather(chunk: NDArray[np.floating], inside: NDArray[np.bool_]) -> NDArray[np
     (n, v) array
     """
     assert chunk.shape[1:] == inside.shape, (chunk.shape, inside.shape)
-    values = np.empty((len(chunk), np.count_nonzero(inside)), dtype=chunk.dtype)
     steps = [stride // chunk.itemsize for stride in chunk.strides[1:]]
-    if values.size == 0 or min(steps) < 0 or any(stride % chunk.itemsize for stride in chunk.strides[1:]):
+    if not inside.any() or min(steps) < 0 or any(stride % chunk.itemsize for stride in chunk.strides[1:]):
         return chunk[:, inside]
     at = sum(index * step for index, step in zip(np.nonzero(inside), steps, strict=True))
     # One row a subject, as far as its last voxel lies from its first one in memory.
@@ -146,5 +136,4 @@ def gather(chunk: NDArray[np.floating], inside: NDArray[np.bool_]) -> NDArray[np
     rows = np.lib.stride_tricks.as_strided(
         chunk, (len(chunk), span), (chunk.strides[0], chunk.itemsize), writeable=False
     )
-    _gather(rows, np.asarray(at), values)
-    return values
+    return np.take(rows, at, axis=1)

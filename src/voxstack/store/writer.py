@@ -118,7 +118,7 @@ def write_batch(batch: Batch) -> None:
 
 
 class _Written(NamedTuple):
-    """What is known of one map of a batch: counts (x, y, z), digest of the values, and where subjects have data."""
+    """What is known of one map of a batch: counts (x, y, z), digest of the chunks, and where subjects have data."""
 
     zero: NDArray[np.uint8]
     nonzero: NDArray[np.uint8]
@@ -141,11 +141,13 @@ def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Writte
     row = batch.rows.start // batch.plan.subjects_per_chunk
 
     def write(index: Index) -> bytes:
+        key = f"{name}/{target.metadata.encode_chunk_key((row, *index))}"
         if counted[index].present.any() or not np.isnan(chunks[index][: batch.before]).all():
-            _write(target, (row, *index), chunks[index])
-        else:
-            keys.delete(store, [_key(target, (row, *index))])  # chunks without any value are not stored
-        return int(zlib_ng.crc32(mine[index])).to_bytes(4, "little")
+            content = _filled_up(chunks[index], target)
+            keys.put(store, {key: content})
+            return int(zlib_ng.crc32(content)).to_bytes(4, "little")
+        keys.delete(store, [key])  # chunks without any value are not stored
+        return bytes(4)
 
     digests = dict(_each(write, chunks, pool))
     known = None if len(batch.maps) == 1 else ~np.isnan(mine)
@@ -213,17 +215,13 @@ def _refuse(images: Sequence[Placed], counted: Sequence[Counts], dtype: np.dtype
             )
 
 
-def _key(target: Array[Any], index: tuple[int, ...]) -> str:
-    return f"{target.path}/{target.metadata.encode_chunk_key(index)}"
-
-
-def _write(target: Array[Any], index: tuple[int, ...], rows: NDArray[np.floating]) -> None:
-    """One chunk, filled up to its size with missing values."""
+def _filled_up(rows: NDArray[np.floating], target: Array[Any]) -> bytes:
+    """A whole chunk, with missing values for the subjects that are not there yet."""
     chunk = rows
     if len(rows) < target.chunks[0]:
         chunk = np.full(target.chunks, np.nan, dtype=rows.dtype)
         chunk[: len(rows)] = rows
-    keys.put(target.store, {_key(target, index): encode_chunk(chunk)})
+    return encode_chunk(chunk)
 
 
 def _complete(known: Sequence[NDArray[np.bool_] | None], batch: Batch) -> NDArray[np.uint8]:
