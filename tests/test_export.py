@@ -319,7 +319,7 @@ class TestResultStores:
     def test_what_is_no_result_is_not_opened(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="not a voxstack contrast or fit: it is a cohort"):
             vx.save_results(cohort(), tmp_path / "r.zarr")
-        with pytest.raises(StoreError, match=r"no contrast or fit at .*r\.zarr"):
+        with pytest.raises(StoreError, match=r"no result at .*r\.zarr"):
             vx.open_results(tmp_path / "r.zarr")
 
     def test_no_path_or_time_in_the_metadata(self, tmp_path: Path, result: xr.Dataset) -> None:

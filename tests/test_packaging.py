@@ -30,9 +30,11 @@ FUNCTIONS = {
     "at_mm",
     "compute",
     "contrast",
+    "describe",
     "fit_glm",
     "from_arrays",
     "make_design",
+    "memory_plan",
     "open_cohort",
     "open_results",
     "save_results",
@@ -41,7 +43,7 @@ FUNCTIONS = {
     "to_nifti",
     "write_maps",
 }
-OTHER_NAMES = {"__version__", "errors"}
+OTHER_NAMES = {"MemoryPlan", "__version__", "errors"}
 
 
 def requirements(*extras: str) -> list[Requirement]:

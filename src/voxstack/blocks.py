@@ -24,7 +24,7 @@ from voxstack.errors import InputError
 from voxstack.kernels.chunks import gather
 from voxstack.plan import SUBJECTS_PER_CHUNK, voxel_chunks
 from voxstack.progress import track
-from voxstack.run import Task, run
+from voxstack.run import Task, on_client, run
 from voxstack.schema import SPACE, SUBJECT
 
 _FAN_IN = 8  # states that one task combines
@@ -344,11 +344,11 @@ def _regions(dataset: xr.Dataset) -> dict[Index, dict[str, slice]]:
 def _region_tasks(dataset: xr.Dataset, regions: Sequence[Index]) -> Iterator[Task]:
     """For each block of voxels the part of the graph that it depends on.
 
-    The graph is optimised once for all. Dask would do so for each block anew, which takes longer than a small fit, and
-    gives tasks that blocks share other forms under the same keys, which a scheduler refuses (dask issue 9888).
+    Dask would optimise the graph for each block anew, which takes longer than a small fit, and gives tasks that blocks
+    share other forms under the same keys, which a scheduler refuses (dask issue 9888). Once for all, and as one
+    collection, it is worth while where tasks travel: a chunk is then read by the task that uses it.
     """
-    # As one collection: arrays that are optimised one by one each get a copy of the tasks that they share.
-    (optimised,) = optimize(dataset)
+    (optimised,) = optimize(dataset) if on_client() else (dataset,)
     graph: dict[Any, Any] = {}
     for variable in optimised.values():
         graph.update(variable.data.__dask_graph__())

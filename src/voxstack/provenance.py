@@ -1,6 +1,7 @@
 """What makes a result repeatable: versions, formula, contrasts, seed. No time, host or absolute path."""
 
 import platform
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -24,6 +25,9 @@ def record(function: str, /, **details: Any) -> dict[str, Any]:
     dict
         Safe to be stored as an attribute of a Zarr group.
     """
-    versions = {"python": platform.python_version(), "voxstack": __version__}
-    versions |= {name: version(name) for name in _PACKAGES}
-    return {"function": function, **details, "versions": versions}
+    return {"function": function, **details, "versions": dict(_versions())}
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "voxstack": __version__} | {name: version(name) for name in _PACKAGES}

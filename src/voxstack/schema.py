@@ -130,7 +130,7 @@ def check_kind(attributes: Mapping[str, Any], *kinds: str) -> None:
     if found not in kinds:
         was = "it does not say what it is" if found is None else f"it is a {found}"
         raise InputError(f"This dataset is not a voxstack {' or '.join(kinds)}: {was}.")
-    if version > SCHEMA_VERSION:
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise StoreError(
             f"This {found} was written by a newer voxstack (schema {version}; this one reads up to {SCHEMA_VERSION}). "
             "Upgrade voxstack to read it."

@@ -14,6 +14,7 @@ from voxstack.export.folder import RESULTS, write_folder
 from voxstack.export.maps import make_folder, map_file_names
 from voxstack.export.results import check_target
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.memory import memory_plan
 from voxstack.models.blueprint import Missing
 from voxstack.models.contrast import contrast
 from voxstack.models.effect_sizes import EFFECT_SIZES
@@ -23,7 +24,7 @@ from voxstack.store.open import open_cohort
 
 
 @click.command("fit")
-@click.argument("store", type=click.Path())
+@click.argument("store", type=click.Path(readable=False))
 @click.option("--design", required=True, metavar="FORMULA", help="Such as '~ age + C(site) * sex'.")
 @click.option(
     "--contrast",
@@ -45,7 +46,7 @@ from voxstack.store.open import open_cohort
 @click.option("--min-subjects", type=int, metavar="N",
               help="With --missing available: leave out voxels with data of fewer subjects.")  # fmt: skip
 @click.option("--drop-missing", is_flag=True, help="Leave out subjects without a covariate of the design, by name.")
-@click.option("--mask", type=click.Path(), help="An image that narrows the cohort's mask.")
+@click.option("--mask", type=click.Path(readable=False), help="An image that narrows the cohort's mask.")
 @click.option("--alternative", type=click.Choice(ALTERNATIVES), default="two-sided", show_default=True)
 @click.option("--effect-size", "effect_sizes", type=click.Choice(list(EFFECT_SIZES)), multiple=True,
               help="Write maps of this effect size, too. May be repeated.")  # fmt: skip
@@ -93,6 +94,8 @@ def command(
         _tell_dropped(fit)
         if not quiet:
             _tell_design(fit)
+            plan = memory_plan(cohort, n_regressors=fit.sizes["regressor"], n_contrasts=lazy.sizes["contrast"])
+            click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
         make_folder(folder)
         result = compute(lazy, progress=not quiet)
     paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)

@@ -14,7 +14,7 @@ from voxstack.store.describe import describe
 
 
 @click.command("info")
-@click.argument("store", type=click.Path())
+@click.argument("store", type=click.Path(readable=False))
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that the table only sums up.")
 def command(store: str, as_json: bool) -> None:
     """Say what the cohort or result STORE holds."""

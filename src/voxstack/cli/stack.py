@@ -11,8 +11,8 @@ from voxstack.store.stack import stack
 
 
 @click.command("stack")
-@click.argument("participants", type=click.Path())
-@click.argument("store", type=click.Path())
+@click.argument("participants", type=click.Path(readable=False))
+@click.argument("store", type=click.Path(readable=False))
 @click.option(
     "--map",
     "maps",

@@ -120,7 +120,11 @@ def make_folder(folder: Path) -> None:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{uuid4().hex}.partial"
-        probe.touch()
+        try:
+            probe.touch()
+        except OSError as error:
+            error.filename = str(folder)  # the name of the probe tells nobody anything
+            raise
         probe.unlink()
 
 

@@ -28,6 +28,7 @@ from voxstack.io.image import ImageHeader, require_real, volume_index
 
 _HEAD = 1024  # bytes, enough for every header
 _BROKEN: Any = (ImageFileError, HeaderDataError, OverflowError)
+_DAMAGED: Any = zlib_ng.error  # which has no type
 # In the order in which nibabel tries them.
 _PAIRS = (nib.Nifti1Pair, nib.Nifti2Pair, nib.Spm2AnalyzeImage, nib.Spm99AnalyzeImage, nib.AnalyzeImage)
 # nibabel logs what it repairs in a header and also, without the file's name, what it raises for.
@@ -83,7 +84,7 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except EOFError as error:
         raise InputError(f"{path}: truncated ({error}). Copy it again.") from error
-    except zlib_ng.error as error:
+    except _DAMAGED as error:
         raise InputError(f"{path}: damaged, it cannot be inflated ({error}). Copy it again.") from error
     except _BROKEN as error:
         raise InputError(f"{path}: not a whole NIfTI or Analyze image ({error}).") from error
@@ -233,6 +234,6 @@ def _inflated_size(path: Path, told: int, expected: int) -> int:
         with gzip_ng.open(path, "rb") as stream:
             while chunk := stream.read(1 << 22):
                 size += len(chunk)
-    except (EOFError, OSError, zlib_ng.error):
+    except (EOFError, OSError, _DAMAGED):
         return min(size, expected - 1)
     return size

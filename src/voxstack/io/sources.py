@@ -62,9 +62,7 @@ def _holds_images(column: "pd.Series[Any]") -> bool:
 
 def _resolve(table: pd.DataFrame, folder: Path, name: str, spec: MapSpec) -> list[ImageSource]:
     if not isinstance(spec, str | Path | SpatialImage):
-        raise InputError(
-            f"Map {name!r}: {spec!r} is neither a column, nor a path or pattern, nor an image."
-        )
+        raise InputError(f"Map {name!r}: {spec!r} is neither a column, nor a path or pattern, nor an image.")
     if isinstance(spec, str) and spec in table.columns:
         cells = table[spec]
         empty = table.index[cells.isna()]

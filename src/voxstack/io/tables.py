@@ -48,6 +48,8 @@ def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tu
     """
     if isinstance(participants, pd.DataFrame):
         table, folder, name = participants.copy(), Path.cwd(), "The participants table"
+    elif not isinstance(participants, str | Path):
+        raise InputError(f"participants is a DataFrame or the path of a table, not a {type(participants).__name__}.")
     else:
         path = Path(participants)
         table, folder, name = _read_table(path, label), path.absolute().parent, f"The participants table {path}"
@@ -94,17 +96,7 @@ def _read_table(path: Path, label: str) -> pd.DataFrame:
         if twice:
             raise InputError(f"{path} has several columns called {listing(twice)}.")
         _refuse_other_separator(path, names, separator, label)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-            return pd.read_csv(
-                StringIO(text),
-                sep=separator,
-                na_values=_MISSING,
-                keep_default_na=False,
-                dtype={label: str},
-                skipinitialspace=True,
-                index_col=False,
-            )
+        return _parsed(text, separator, label)
     except OSError as error:
         raise InputError(f"The participants table {path} cannot be read: {error}.") from error
     except InputError:
@@ -117,6 +109,31 @@ def _read_table(path: Path, label: str) -> pd.DataFrame:
 def _without_spaces_at_ends(text: str, separator: str) -> str:
     """Else "M " were another level than "M", and "n/a " no missing value; pandas removes only those before a cell."""
     return re.sub(rf" +(?=[{separator}\r\n]|\Z)", "", text)
+
+
+def _parsed(text: str, separator: str, label: str) -> pd.DataFrame:
+    def read(texts: Iterable[str]) -> pd.DataFrame:
+        return pd.read_csv(
+            StringIO(text),
+            sep=separator,
+            na_values=_MISSING,
+            keep_default_na=False,
+            dtype=dict.fromkeys(texts, str),
+            skipinitialspace=True,
+            index_col=False,
+            low_memory=False,  # else one column may be 1.0 in some rows and "1" in others
+        )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
+        table = read([label])
+        # Identifiers of so many digits that float64, which pandas takes where some are missing, would change them.
+        large = [str(name) for name in table.select_dtypes("float") if (table[name].abs() >= 2**53).any()]
+        written = read([label, *large]) if large else table
+    for name in large:
+        if written[name].dropna().str.fullmatch(r"[+-]?\d+").all():
+            table[name] = written[name]
+    return table
 
 
 def _refuse_other_separator(path: Path, names: list[str], separator: str, label: str) -> None:

@@ -7,6 +7,8 @@ import numpy as np
 from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
 
+from voxstack.errors import StoreError
+
 LEVEL = 1
 """Of zstd: higher ones, and shuffling, gain nothing on float maps."""
 
@@ -20,11 +22,20 @@ def encode_chunk(chunk: NDArray[np.floating]) -> bytes:
 
 
 def decode_chunk(content: bytes | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[np.floating]:
-    """A whole chunk from what its key holds; all values are missing where there is no key."""
+    """A whole chunk from what its key holds; all values are missing where there is no key.
+
+    Raises
+    ------
+    StoreError
+        It is damaged.
+    """
     if content is None:
         return np.full(shape, np.nan, dtype=dtype)
     chunk = np.empty(shape, dtype=dtype.newbyteorder("<"))
-    _zstd.decode(content, chunk)
+    try:
+        _zstd.decode(content, chunk)
+    except (RuntimeError, ValueError) as error:
+        raise StoreError(f"A chunk is damaged ({error}).") from error
     return chunk.astype(dtype, copy=False)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
@@ -36,7 +37,7 @@ class Location:
             # Workers may run in another folder.
             return cls(str(Path(url).expanduser().absolute()), {})
         if url.startswith("file://"):
-            return cls(url.removeprefix("file://"), {})
+            return cls(unquote(url.removeprefix("file://")), {})
         return cls(url, dict(storage_options or {}))
 
     @property
@@ -48,6 +49,17 @@ class Location:
         """The Zarr store."""
         if self.path is not None:
             return LocalStore(self.path, read_only=read_only)
+        try:
+            return self._open_url(read_only)
+        except StoreError:
+            raise
+        except Exception as error:  # each protocol has exceptions of its own
+            raise StoreError(
+                f"{self.url} cannot be opened: {error} Use a folder, or the URL of an object store such as "
+                "s3://bucket/cohort.zarr with the storage_options that it needs."
+            ) from error
+
+    def _open_url(self, read_only: bool) -> Store:
         if self.url.partition("://")[0] not in _OBSTORE_SCHEMES:
             return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
         try:

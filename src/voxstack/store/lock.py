@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from zarr.abc.store import Store
 
-from voxstack.errors import StoreError
+from voxstack.errors import StoreError, writing
 from voxstack.store import keys
 from voxstack.store.location import Location
 
@@ -100,9 +100,10 @@ def _file_lock(location: Location) -> Iterator[None]:
             except BlockingIOError:
                 raise _refusal(location, _parsed(os.pread(descriptor, 4096, 0))) from None
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(_owner()).encode(), 0)
                 try:
+                    with writing(location):
+                        os.ftruncate(descriptor, 0)
+                        os.pwrite(descriptor, json.dumps(_owner()).encode(), 0)
                     yield
                 finally:
                     path.unlink()

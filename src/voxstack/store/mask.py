@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError
 from voxstack.grid import Grid
-from voxstack.io.readers import ImageSource, read_maps
+from voxstack.io.readers import ImageSource, looks_like_image, read_maps
 from voxstack.kernels.resample import nearest
 from voxstack.store.coverage import Coverage
 
@@ -46,8 +46,10 @@ def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDA
 
 def mask_grid(mask: Mask) -> Grid | None:
     """Lattice of a mask that is an image; None for others."""
-    if isinstance(mask, int | float) or mask == "intersection":
-        return None
+    if not isinstance(mask, Path | nib.spatialimages.SpatialImage) and not (
+        isinstance(mask, str) and looks_like_image(mask)
+    ):
+        return None  # `resolve_mask` says what is wrong with it, if anything is
     return ImageSource(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask)).header().grid()
 
 
@@ -57,8 +59,12 @@ def resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, floa
         raise InputError(f"The mask fraction must be above 0 and at most 1, not {mask!r}.")
     if isinstance(mask, int | float):
         return None, float(mask)
-    if mask == "intersection":
+    if isinstance(mask, str) and mask == "intersection":
         return None, 1.0
+    if not isinstance(mask, str | Path | nib.spatialimages.SpatialImage):
+        raise InputError(f"The mask must be 'intersection', a fraction, a path or an image, not {type(mask).__name__}.")
+    if isinstance(mask, str) and not looks_like_image(mask):
+        raise InputError(f"The mask must be 'intersection', a fraction, or the path of an image, not {mask!r}.")
     return mask_on_grid(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask), grid), 0.0
 
 

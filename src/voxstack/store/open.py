@@ -16,7 +16,7 @@ from voxstack.errors import InputError, StoreError, listing
 from voxstack.grid import Grid, canonical_axes
 from voxstack.io.tables import check_names, covariates
 from voxstack.provenance import record
-from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, validate
+from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
 from voxstack.store.encoding import decode
 from voxstack.store.location import Location
 from voxstack.store.published import Published
@@ -56,17 +56,32 @@ def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
     expected = _called(kinds)
     if location.path is not None and not location.path.is_dir():
         raise StoreError(f"There is no {expected} at {location}.")
-    store = location.open(read_only=True)
+    try:
+        return _read(location, location.open(read_only=True), kinds)
+    except OSError as error:
+        raise StoreError(f"{location} cannot be read: {error}.") from error
+
+
+def _read(location: Location, store: Store, kinds: tuple[str, ...]) -> xr.Dataset:
+    expected = _called(kinds)
     for _ in range(_ATTEMPTS):
         published = Published.read(store)
         if published is None:
             if Plan.read(store) is not None:
                 raise StoreError(f"{location} is not finished: stacking was stopped, or is going on. Call stack again.")
             raise StoreError(f"{location} is not a voxstack {expected}: it has no zarr.json.")
-        dataset = _decoded(location, store, published, kinds)
+        dataset, problem = None, None
+        try:
+            dataset = _decoded(location, store, published, kinds)
+        except StoreError as error:
+            problem = error
         # What was published meanwhile has replaced labels that were still to be read.
-        if Published.read(store) == published:
-            return dataset
+        if Published.read(store) != published:
+            continue
+        if dataset is None:
+            assert problem is not None
+            raise problem
+        return dataset
     raise StoreError(f"{location} is being replaced again and again. Open it when that is over.")
 
 
@@ -77,19 +92,26 @@ def _called(kinds: tuple[str, ...]) -> str:
 
 def _decoded(location: Location, store: Store, published: Published, kinds: tuple[str, ...]) -> xr.Dataset:
     try:
+        check_kind(published.attributes, *kinds)
         # Values are stored as they are: nothing is to be scaled or replaced on the way in.
         flat = xr.open_zarr(store, consolidated=True, chunks=None, zarr_format=3, mask_and_scale=False)
-        validate(flat, *kinds)
     except (ValueError, KeyError) as error:
         raise StoreError(f"{location} is not a voxstack {_called(kinds)}: {error}") from error
+    except StoreError as error:
+        raise StoreError(f"{location}: {error}") from error
     for name in _INTERNAL:
         flat.attrs.pop(name, None)
     flat = flat.drop_vars([name for name in COUNTS if name in flat.variables])
     lazy = [n for n, v in flat.data_vars.items() if set(SPACE) < set(v.dims)]
-    dataset = decode(
-        flat.assign({n: (flat[n].dims, lazy_array(location, published, str(n)), flat[n].attrs) for n in lazy})
-    )
-    return dataset.assign({n: dataset[n].load() for n in ("n_valid",) if n in dataset})
+    arrays = {n: (flat[n].dims, lazy_array(location, published, str(n)), flat[n].attrs) for n in lazy}
+    try:
+        dataset = decode(flat.assign(arrays))
+        dataset = dataset.assign({n: dataset[n].load() for n in ("n_valid",) if n in dataset})
+        if SUBJECT in dataset.coords and not all(dataset[SUBJECT].values):
+            raise StoreError(f"{location} is damaged: subjects have lost their labels.")
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise StoreError(f"{location} is damaged: its labels cannot be read ({error}).") from error
+    return dataset
 
 
 def from_arrays(

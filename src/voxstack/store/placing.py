@@ -130,13 +130,20 @@ def _alike(known: ImageHeader, header: ImageHeader) -> bool:
 def _refuse(unreadable: list[str], elsewhere: list[str], first: str, grid: Grid | None) -> None:
     problems = []
     if unreadable:
-        problems.append(f"{len(unreadable)} images cannot be used:\n  " + "\n  ".join(unreadable))
+        listed = "\n  ".join(unreadable)
+        advice = "Put the files right, or leave these subjects out of the table, and call again."
+        problems.append(f"{_images(unreadable, '')} cannot be used:\n  {listed}\n{advice}")
     if elsewhere:
-        problems.append(
-            f"{len(elsewhere)} images lie on another lattice than that of {first}, which has {grid}:\n  "
-            + "\n  ".join(elsewhere)
-            + '\nBring them to one grid with resample="linear" (--resample linear).'
-        )
+        listed = "\n  ".join(elsewhere)
+        advice = 'Bring them to one grid with resample="linear" (--resample linear).'
+        where = f"on another lattice than that of {first}, which has {grid}"
+        problems.append(f"{_images(elsewhere, 'lie')} {where}:\n  {listed}\n{advice}")
     if problems:
         error = InputError if unreadable else GridMismatch
         raise error("\n".join(problems) + "\nNothing was written.")
+
+
+def _images(problems: list[str], verb: str) -> str:
+    if len(problems) == 1:
+        return f"1 image {verb}s" if verb else "1 image"
+    return f"{len(problems)} images {verb}".rstrip()

@@ -17,6 +17,7 @@ from zarr import Array, AsyncArray
 from zarr.abc.store import Store
 from zarr.storage import StorePath
 
+from voxstack.errors import InputError
 from voxstack.store import keys
 
 ROOT = "zarr.json"
@@ -75,18 +76,23 @@ class Published:
 
     @cached_property
     def _document(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.root)
-        return document
+        try:
+            document = json.loads(self.root)
+            document["consolidated_metadata"]["metadata"], document["attributes"]["kind"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"its {ROOT} is damaged, or of another program.") from error
+        whole: dict[str, Any] = document
+        return whole
 
     @property
     def attributes(self) -> dict[str, Any]:
         """Of the root group."""
-        return dict(self._document.get("attributes", {}))
+        return dict(self._document["attributes"])
 
     @property
     def arrays(self) -> dict[str, dict[str, Any]]:
         """Metadata of all arrays, by name."""
-        nodes = (self._document.get("consolidated_metadata") or {}).get("metadata", {})
+        nodes = self._document["consolidated_metadata"]["metadata"]
         return {name: node for name, node in nodes.items() if node.get("node_type") == "array"}
 
     @property

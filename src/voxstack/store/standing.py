@@ -44,12 +44,18 @@ class Standing:
         if location.path is not None and not location.path.is_dir():
             raise StoreError(f"{location} is a file; a cohort needs a folder.")
         store = location.open(read_only=True)
-        published, unfinished = Published.read(store), Plan.read(store)
+        try:
+            published, unfinished = Published.read(store), Plan.read(store)
+        except OSError as error:
+            raise StoreError(f"{location} cannot be read: {error}.") from error
         if published is not None:
             try:
                 check_kind(published.attributes, "cohort")
-            except InputError as error:
+                _ = published.editions, published.n_subjects, published.subjects_per_chunk
+            except (InputError, KeyError, TypeError, ValueError) as error:
                 raise StoreError(f"{location} is not a voxstack cohort: {error}") from error
+            except StoreError as error:
+                raise StoreError(f"{location}: {error}") from error
         elif location.path is not None and any(p.name != FOLDER for p in location.path.iterdir()) and not unfinished:
             raise StoreError(f"{location} is a folder with other files in it. Choose a place that does not exist yet.")
         return cls(location, published, unfinished)

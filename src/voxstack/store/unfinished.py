@@ -50,7 +50,12 @@ class Plan:
     def read(cls, store: Store) -> "Plan | None":
         """Of a stopped call; None where there is none."""
         content = keys.get(store, PLAN)
-        return None if content is None else cls(**json.loads(content))
+        if content is None:
+            return None
+        try:
+            return cls(**json.loads(content))
+        except (ValueError, TypeError):  # damaged, or of another version: one that nothing continues
+            return cls("", 0, 0, 1, -1, -1)
 
     def write(self, store: Store) -> None:
         """From now on a stopped call is gone on with."""

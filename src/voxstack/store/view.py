@@ -5,6 +5,7 @@ from one computation to the next; a distributed scheduler then sees two versions
 (dask issue 9888). Here every task stands for itself.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +38,7 @@ class StoreView:
     metadata
         Of the array when the store was opened, as text: chunks that were appended since do not exist for it.
     stamp
-        When the store, in a folder, was published (ns); None for an object store.
+        Of what was published then: the time (ns) in a folder, a digest in an object store.
     editions
         Of the cohort then; None for a result.
     """
@@ -45,7 +46,7 @@ class StoreView:
     location: Location
     name: str
     metadata: str
-    stamp: int | None
+    stamp: int | str
     editions: Editions | None
 
     def __hash__(self) -> int:
@@ -56,7 +57,11 @@ class StoreView:
 
         The new data would be read under the old labels. Appending to a cohort leaves what is read here as it was.
         """
-        values = self._read(selection)
+        try:
+            values = self._read(selection)
+        except (StoreError, RuntimeError) as error:
+            starts = ", ".join(str(part.start) for part in selection)
+            raise StoreError(f"{self.location}: {self.name!r} cannot be read from ({starts}) on: {error}") from error
         # After reading: chunks of a cohort that was replaced are removed, and would have been read as missing.
         now = _stamp(self.location)
         if now != self.stamp and not _still_there(self, now):
@@ -75,9 +80,12 @@ class StoreView:
         return chunk[tuple(slice(0, part.stop - part.start) for part in selection)]
 
 
-def _stamp(location: Location) -> int | None:
+def _stamp(location: Location) -> int | str:
     if location.path is None:
-        return None
+        published = Published.read(location.open(read_only=True))
+        if published is None:
+            raise StoreError(f"{location} was removed after it was opened.")
+        return hashlib.blake2b(published.root, digest_size=16).hexdigest()
     try:
         return (location.path / ROOT).stat().st_mtime_ns
     except FileNotFoundError:
@@ -85,7 +93,7 @@ def _stamp(location: Location) -> int | None:
 
 
 @lru_cache(maxsize=128)
-def _still_there(view: StoreView, now: int | None) -> bool:
+def _still_there(view: StoreView, now: int | str) -> bool:
     """Whether a cohort with another stamp is the same one, with subjects appended."""
     published = Published.read(view.location.open(read_only=True))
     if published is None or view.editions is None or "editions" not in published.attributes:
