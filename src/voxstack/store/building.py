@@ -126,7 +126,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
     with _writable(request.location):
         arrays = layout.maps_metadata(cohort, request.maps, plan.subjects_per_chunk, Editions(plan.maps, plan.labels))
         marks = Marks(store, len(plan.batches()), len(request.maps), request.preparation.grid.shape)
-        _begin(store, request, standing, plan)
+        plan = _begin(store, request, standing, plan)
         tasks = list(_batches(request, plan, arrays, marks, threads))
         results = run(tasks, threads_each=threads)
         for _ in track(results, total=len(tasks), description="stack", visible=progress):
@@ -192,11 +192,11 @@ def _check_same(location: Location, cohort: xr.Dataset) -> None:
             )
 
 
-def _begin(store: Store, request: Request, standing: Standing, plan: Plan) -> None:
+def _begin(store: Store, request: Request, standing: Standing, plan: Plan) -> Plan:
     """Make room for a plan, or go on with it."""
     if standing.unfinished == plan:
         sweep(store, keep=lambda key: not key.endswith(".partial"))
-        return
+        return plan.begin(store)
     if standing.unfinished is not None and not standing.unswept and has_marks(store):
         warnings.warn(
             f"A stopped call was writing other subjects, or with other options, to {request.location}. What it did "
@@ -206,7 +206,7 @@ def _begin(store: Store, request: Request, standing: Standing, plan: Plan) -> No
         )
     published = standing.published
     sweep(store, keep=lambda key: published is not None and published.owns(key))
-    plan.write(store)
+    return plan.begin(store)
 
 
 def _batches(

@@ -92,7 +92,7 @@ class Standing:
         if unfinished is not None:
             base = unfinished.base if self.unswept else self._base()
             same = self._planned(goal, base, request, labels, unfinished.subjects_per_chunk)
-            if same == unfinished and (not self.unswept or self._labels()[unfinished.first :] == labels):
+            if same is not None and same.continues(unfinished) and (not self.unswept or self._labels()[unfinished.first :] == labels):
                 return unfinished
         size = subjects_per_chunk if goal != "append" or self.published is None else self.published.subjects_per_chunk
         first, editions = self._start(goal, self._base())

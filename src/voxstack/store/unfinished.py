@@ -7,6 +7,7 @@ batch's mark is written when its chunks of the maps and its counts are there; pu
 import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -37,6 +38,9 @@ class Plan:
         Chosen from the memory when the writing began.
     maps, labels
         Editions that are written.
+    run
+        Id of the call that carries it out: tasks of a call that was killed may still be running somewhere, and must
+        not write any more.
     """
 
     request: str
@@ -45,6 +49,7 @@ class Plan:
     subjects_per_chunk: int
     maps: int
     labels: int
+    run: str = ""
 
     @classmethod
     def read(cls, store: Store) -> "Plan | None":
@@ -57,13 +62,15 @@ class Plan:
         except (ValueError, TypeError):  # damaged, or of another version: one that nothing continues
             return cls("", 0, 0, 1, -1, -1)
 
-    def write(self, store: Store) -> None:
-        """From now on a stopped call is gone on with."""
-        keys.put(store, {PLAN: json.dumps(asdict(self)).encode()})
+    def begin(self, store: Store) -> "Plan":
+        """Write it with a new id; from now on a stopped call is gone on with."""
+        plan = replace(self, run=uuid4().hex)
+        keys.put(store, {PLAN: json.dumps(asdict(plan)).encode()})
+        return plan
 
     def continues(self, other: "Plan") -> bool:
         """Whether it asks for what the other one has begun."""
-        return replace(self, subjects_per_chunk=other.subjects_per_chunk) == other
+        return replace(self, subjects_per_chunk=other.subjects_per_chunk, run=other.run) == other
 
     @property
     def base(self) -> tuple[int, Editions] | None:
