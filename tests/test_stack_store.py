@@ -19,6 +19,7 @@ from distributed import Client, LocalCluster
 import voxstack as vx
 from small_cohorts import AFFINE, MAPS, SHAPE, break_inside, content, noise, save
 from voxstack.errors import GridMismatch, InputError, StoreError
+from voxstack.store.writer import write_batch
 
 
 @pytest.fixture
@@ -288,7 +289,7 @@ class TestTwoAtOnce:
     def test_a_second_writer_is_refused(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         participants, store = folder / "maps" / "participants.tsv", folder / "cohort.zarr"
         refused: list[str] = []
-        write = vx.store.building.write_batch
+        write = write_batch
 
         def while_writing(batch: Any) -> Any:
             if not refused:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -137,9 +137,11 @@ def _key_lock(location: Location, break_lock: bool) -> Iterator[Lock]:
 
     def beat() -> None:
         while not done.wait(_BEAT):
-            if _told(store).get("run") != run:
-                return  # the next check says so
-            keys.put(store, {_KEY: content()})
+            # One that fails is not the last: the store may be out of reach for a moment.
+            with suppress(Exception):
+                if _told(store).get("run") != run:
+                    return  # the next check says so
+                keys.put(store, {_KEY: content()})
 
     thread = threading.Thread(target=beat, name="voxstack-lock", daemon=True)
     thread.start()
