@@ -127,17 +127,19 @@ def test_killed_at_random_moments(
         start = time.perf_counter()
         assert killed(context, rows, tmp_path / warm, options) == 0
         durations.append(time.perf_counter() - start)
-    hit = 0
-    for number in range(kills):
+    hits = 0
+    for number in range(3 * kills):  # some calls are done before they are killed
         store = tmp_path / f"{number}"
         rows, options, old = prepare(goal, table, store)
-        hit += killed(context, rows, store, options, after=rng.uniform(0.1, 0.95) * durations[-1]) == -signal.SIGKILL
+        hit = killed(context, rows, store, options, after=rng.uniform(0.1, 0.95) * durations[-1]) == -signal.SIGKILL
         check_readable(store, old, N)
-        if content(store) != undisturbed[goal]:
-            assert killed(context, rows, store, options) == 0
-        assert content(store) == undisturbed[goal]
-        assert not store.with_name(f"{number}.lock").exists()
-    assert hit > kills / 2
+        if hit and content(store) != undisturbed[goal]:
+            assert killed(context, rows, store, options) == 0, number
+        assert content(store) == undisturbed[goal], number
+        hits += hit
+        if hits == kills:
+            return
+    pytest.fail(f"only {hits} of {3 * kills} calls were killed")
 
 
 class Frozen(BaseException):

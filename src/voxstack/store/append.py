@@ -67,7 +67,7 @@ def _join(name: str, old: "pd.Series[Any]", new: "pd.Series[Any]") -> "pd.Series
         whole = new if old.isna().all() else old
         both = [part if part is whole else pd.Series([None] * len(part), dtype=object) for part in (old, new)]
         joined = pd.concat([part.astype(object) for part in both], ignore_index=True)
-        return joined.astype(whole.dtype) if isinstance(whole.dtype, pd.CategoricalDtype) else joined.infer_objects()
+        return joined.astype(_with_missing(whole.dtype))
     kinds = {_kind(old), _kind(new)}
     if len(kinds) > 1:
         raise InputError(
@@ -86,6 +86,13 @@ def _join(name: str, old: "pd.Series[Any]", new: "pd.Series[Any]") -> "pd.Series
         )
     dtype = pd.CategoricalDtype([*known, *more], ordered=levels[0].ordered)
     return pd.concat([old.astype(object), new.astype(object)], ignore_index=True).astype(dtype)
+
+
+def _with_missing(dtype: Any) -> Any:
+    """The type that holds the same values with some missing."""
+    if pd.api.types.is_bool_dtype(dtype) and not isinstance(dtype, pd.CategoricalDtype):
+        return "boolean"
+    return np.float64 if dtype == np.int64 else dtype
 
 
 def _kind(column: "pd.Series[Any]") -> str:

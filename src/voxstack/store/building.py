@@ -15,12 +15,11 @@ from dask.delayed import delayed
 from zarr.abc.store import Store
 
 from voxstack import plan as memory
-from voxstack.covariates import decode
 from voxstack.errors import StoreError, VoxstackWarning
 from voxstack.progress import track
 from voxstack.provenance import record
 from voxstack.run import Task, run, share
-from voxstack.schema import COUNTS, SPACE, SUBJECT, covariate_names
+from voxstack.schema import COUNTS, SPACE, SUBJECT
 from voxstack.store import layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
 from voxstack.store.coverage import zero_warning
@@ -90,6 +89,12 @@ class Request:
         told = json.dumps([self.labels[rows], files]).encode()
         return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little") | 1  # 0 is "not done"
 
+    def call(self) -> str:
+        """Of everything that the call asks for, the images included."""
+        covariates = {name: (v.values.tolist(), v.attrs) for name, v in self.covariates.items()}
+        told = [self.goal, self.digest(), self.details(), self.fingerprint(slice(None)), covariates]
+        return hashlib.blake2b(json.dumps(told, default=str).encode(), digest_size=16).hexdigest()
+
     def details(self) -> dict[str, Any]:
         """For provenance; whatever is appended must have the same."""
         digest = mask_digest(self.preparation.outside)
@@ -114,19 +119,22 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
         What is there must stay, or the store cannot be written; what has been done is kept for the next call.
     """
     # Validate
+    call = request.call()
     plan, threads = _plan(request, standing)
-    cohort = _described(request, plan)
     store = request.location.open(read_only=False)
-    if standing.holds(plan):
-        _check_same(request.location, cohort)
-        tidy(store)
-        return None
+    if standing.unswept and plan == standing.unfinished:
+        if plan.call == call:  # stopped when everything was done, and called again
+            tidy(store)
+            return None
+        standing = standing.swept()
+        plan, threads = _plan(request, standing)
+    cohort = _described(request, plan)
 
     # Compute
     with _writable(request.location):
         arrays = layout.maps_metadata(cohort, request.maps, plan.subjects_per_chunk, Editions(plan.maps, plan.labels))
         marks = Marks(store, len(plan.batches()), len(request.maps), request.preparation.grid.shape)
-        plan = _begin(store, request, standing, plan)
+        plan = _begin(store, request, standing, plan).begin(store, call)
         tasks = list(_batches(request, plan, arrays, marks, threads))
         results = run(tasks, threads_each=threads)
         for _ in track(results, total=len(tasks), description="stack", visible=progress):
@@ -181,22 +189,11 @@ def _described(request: Request, plan: Plan) -> xr.Dataset:
     return layout.cohort_template(request.preparation.grid, labels, covariates, request.maps, dtype)
 
 
-def _check_same(location: Location, cohort: xr.Dataset) -> None:
-    """A call that was stopped after publishing is done, if it is called again with the same covariates."""
-    there = open_cohort(location.url, storage_options=location.storage_options)
-    for name in covariate_names(cohort):
-        known = name in there.coords and decode(name, there[name].variable)
-        if known is False or not known.equals(decode(name, cohort[name].variable)):
-            raise StoreError(
-                f"{location} exists already, with other values of {name!r}. Replace it with overwrite=True."
-            )
-
-
 def _begin(store: Store, request: Request, standing: Standing, plan: Plan) -> Plan:
     """Make room for a plan, or go on with it."""
     if standing.unfinished == plan:
         sweep(store, keep=lambda key: not key.endswith(".partial"))
-        return plan.begin(store)
+        return plan
     if standing.unfinished is not None and not standing.unswept and has_marks(store):
         warnings.warn(
             f"A stopped call was writing other subjects, or with other options, to {request.location}. What it did "
@@ -206,7 +203,7 @@ def _begin(store: Store, request: Request, standing: Standing, plan: Plan) -> Pl
         )
     published = standing.published
     sweep(store, keep=lambda key: published is not None and published.owns(key))
-    return plan.begin(store)
+    return plan
 
 
 def _batches(

@@ -67,9 +67,9 @@ class Standing:
             return False
         return self.published.editions.labels == self.unfinished.labels
 
-    def holds(self, plan: Plan) -> bool:
-        """Whether a plan has been carried out."""
-        return self.unswept and plan == self.unfinished
+    def swept(self) -> "Standing":
+        """The same without what a stopped call has left."""
+        return replace(self, unfinished=None)
 
     def grid(self) -> Grid:
         """Of the cohort that is there."""
@@ -92,7 +92,11 @@ class Standing:
         if unfinished is not None:
             base = unfinished.base if self.unswept else self._base()
             same = self._planned(goal, base, request, labels, unfinished.subjects_per_chunk)
-            if same is not None and same.continues(unfinished) and (not self.unswept or self._labels()[unfinished.first :] == labels):
+            if (
+                same is not None
+                and same.continues(unfinished)
+                and (not self.unswept or self._labels()[unfinished.first :] == labels)
+            ):
                 return unfinished
         size = subjects_per_chunk if goal != "append" or self.published is None else self.published.subjects_per_chunk
         first, editions = self._start(goal, self._base())

@@ -41,6 +41,8 @@ class Plan:
     run
         Id of the call that carries it out: tasks of a call that was killed may still be running somewhere, and must
         not write any more.
+    call
+        Digest of everything that it was asked for, the images included.
     """
 
     request: str
@@ -50,6 +52,7 @@ class Plan:
     maps: int
     labels: int
     run: str = ""
+    call: str = ""
 
     @classmethod
     def read(cls, store: Store) -> "Plan | None":
@@ -62,15 +65,15 @@ class Plan:
         except (ValueError, TypeError):  # damaged, or of another version: one that nothing continues
             return cls("", 0, 0, 1, -1, -1)
 
-    def begin(self, store: Store) -> "Plan":
-        """Write it with a new id; from now on a stopped call is gone on with."""
-        plan = replace(self, run=uuid4().hex)
+    def begin(self, store: Store, call: str) -> "Plan":
+        """Write it with a new id, and what was asked for; from now on a stopped call is gone on with."""
+        plan = replace(self, run=uuid4().hex, call=call)
         keys.put(store, {PLAN: json.dumps(asdict(plan)).encode()})
         return plan
 
     def continues(self, other: "Plan") -> bool:
         """Whether it asks for what the other one has begun."""
-        return replace(self, subjects_per_chunk=other.subjects_per_chunk, run=other.run) == other
+        return replace(other, subjects_per_chunk=self.subjects_per_chunk, run=self.run, call=self.call) == self
 
     @property
     def base(self) -> tuple[int, Editions] | None:

@@ -1,0 +1,650 @@
+"""Appending gives the cohort that stacking all subjects at once does; what does not fit is refused; readers go on."""
+
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from distributed import Client, LocalCluster
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import voxstack as vx
+import voxstack.store.building
+import voxstack.store.layout
+import voxstack.store.open
+import voxstack.store.writer
+from small_cohorts import AFFINE, MAPS, SHAPE, break_inside, content, noise
+from voxstack.covariates import decode
+from voxstack.errors import GridMismatch, InputError, StoreError, VoxstackWarning
+
+BOTH = {"effect": "effect", "variance": "variance"}
+
+
+def in_memory(volumes: NDArray[Any], *, first: int = 0, **columns: Any) -> pd.DataFrame:
+    """A table of images in memory, of subjects from a number on."""
+    images = [nib.Nifti1Image(volume, AFFINE) for volume in volumes]
+    labels = [f"sub-{first + i}" for i in range(len(volumes))]
+    return pd.DataFrame({"participant_id": labels, "path": images, **columns})
+
+
+def saved(folder: Path, volumes: NDArray[Any], *, first: int = 0, **columns: Any) -> pd.DataFrame:
+    """The same with files."""
+    folder.mkdir(exist_ok=True)
+    table = in_memory(volumes, first=first, **columns)
+    for label, image in zip(table["participant_id"], table["path"], strict=True):
+        image.to_filename(folder / f"{label}.nii.gz")
+    return table.assign(path=[str(folder / f"{label}.nii.gz") for label in table["participant_id"]])
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 3 subjects."""
+    monkeypatch.setattr("voxstack.plan.SUBJECTS_PER_CHUNK", 3)
+
+
+def holes(rng: np.random.Generator, shape: tuple[int, ...], missing: float, zeros: float) -> NDArray[np.float32]:
+    """Maps with missing values and zeros anywhere but at one voxel."""
+    volumes = rng.standard_normal(shape).astype("float32")
+    volumes[rng.random(shape) < missing] = np.nan
+    volumes[rng.random(shape) < zeros] = 0
+    volumes[:, 1, 1, 1] = rng.uniform(1, 2, len(volumes))
+    return volumes
+
+
+COLUMNS: dict[str, Callable[[np.random.Generator, int], Any]] = {
+    "runs": lambda rng, n: rng.integers(-3, 3, n),
+    "weight": lambda rng, n: np.where(rng.random(n) < 0.4, np.nan, rng.normal(size=n)),
+    "smoker": lambda rng, n: rng.random(n) < 0.5,
+    "site": lambda rng, n: rng.choice(["Köln", "北京", "", "a b"], n),
+    "hand": lambda rng, n: [rng.choice(["left", "right"]) if rng.random() < 0.6 else None for _ in range(n)],
+    "group": lambda rng, n: pd.Categorical(rng.choice(["b", "a", None], n), categories=["c", "b", "a"]),
+    "dose": lambda rng, n: pd.Categorical(rng.choice([5, 20], n), categories=[20, 0, 5], ordered=True),
+}
+
+
+@settings(deadline=None, max_examples=10)
+@given(data=st.data())
+def test_appending_is_stacking_all_at_once(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    """Values, mask, counts, covariates, and what is fitted to them; any chunks, whole or in part."""
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=2, max_size=3).filter(lambda sizes: sum(sizes) > 4))
+    n, folder = sum(sizes), tmp_path_factory.mktemp("append")
+    rng = np.random.default_rng(data.draw(st.integers(0, 10**6)))
+    maps = data.draw(st.sampled_from([["effect"], ["effect", "variance"]]))
+    missing, zeros = data.draw(st.sampled_from([0, 0.1, 0.7])), data.draw(st.sampled_from([0, 0.2]))
+    volumes = {name: holes(rng, (n, *SHAPE), missing, zeros) for name in maps}
+    inside = rng.random(SHAPE) < 0.7
+    inside[1, 1, 1] = True
+    explicit = nib.Nifti1Image(inside.astype("uint8"), AFFINE)
+    options: dict[str, Any] = {
+        "mask": data.draw(st.sampled_from(["intersection", 0.5, explicit])),
+        "zero_is_missing": data.draw(st.booleans()),
+        "dtype": data.draw(st.sampled_from(["float32", "float64"])),
+    }
+    names = data.draw(st.lists(st.sampled_from(sorted(COLUMNS)), max_size=3, unique=True))
+    table = in_memory(volumes["effect"], age=rng.normal(size=n), **{name: COLUMNS[name](rng, n) for name in names})
+    for name in maps:
+        table[name] = in_memory(volumes[name])["path"]
+    table = table.drop(columns="path")
+
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore", VoxstackWarning)  # zeros in some subjects
+        patch.setattr("voxstack.plan.SUBJECTS_PER_CHUNK", data.draw(st.integers(1, 5)))
+        patch.setattr("voxstack.plan.VOXELS_PER_SIDE", data.draw(st.sampled_from([3, 32])))
+        whole = vx.stack(table, folder / "whole", maps={name: name for name in maps}, **options)
+        for number, stop in enumerate(np.cumsum(sizes)):
+            rows = table[stop - sizes[number] : stop]
+            appended = vx.stack(rows, folder / "c", maps={name: name for name in maps}, append=number > 0, **options)
+
+    told = appended.attrs["provenance"].pop("appended")
+    assert [entry["subjects"] for entry in told] == sizes[1:]
+    xr.testing.assert_identical(appended.load(), whole.load())
+    for name in maps:
+        expected = np.where(volumes[name] == 0, np.nan, volumes[name]) if options["zero_is_missing"] else volumes[name]
+        expected = np.where(inside, expected, np.nan) if options["mask"] is explicit else expected
+        np.testing.assert_array_equal(appended[name].values, expected)
+    for name in ["age", *names]:
+        column = decode(name, appended[name].variable)
+        pd.testing.assert_series_equal(column, decode(name, whole[name].variable))
+        assert column.isna().tolist() == table[name].isna().tolist()
+    fitted = [vx.fit_glm(c, "~ age", variable="effect", missing="available") for c in (appended, whole)]
+    tested = [vx.compute(vx.contrast(fit, "age")) for fit in fitted]
+    for name in ("effect", "stat", "dof"):
+        np.testing.assert_allclose(*(result[name] for result in tested), rtol=1e-7, atol=1e-12)
+
+
+class TestCovariates:
+    """Two tables that were typed separately, and the table of all rows."""
+
+    def check(self, folder: Path, cases: dict[str, tuple[Any, Any]]) -> None:
+        columns = {name: [pd.Series(part) for part in parts] for name, parts in cases.items()}
+        whole = {name: pd.concat([p.astype(object) for p in parts], ignore_index=True).tolist() for name, parts in
+                 columns.items()}  # fmt: skip
+        vx.stack(in_memory(noise(2), **{name: parts[0] for name, parts in columns.items()}), folder / "c", maps=MAPS)
+        table = in_memory(noise(2, seed=1), first=2, **{name: parts[1] for name, parts in columns.items()})
+        cohort = vx.stack(table, folder / "c", maps=MAPS, append=True)
+        found = {name: decode(name, cohort[name].variable).astype(object).tolist() for name in cases}
+        assert {name: list(map(plain, values)) for name, values in found.items()} == {
+            name: list(map(plain, values)) for name, values in whole.items()
+        }
+
+    def test_kinds_of_one_column_are_joined(self, tmp_path: Path) -> None:
+        nan = np.nan
+        self.check(
+            tmp_path,
+            {
+                "whole then fractions": ([1, 2], [0.5, nan]),
+                "fractions then whole": ([0.5, nan], [1, 2]),
+                "whole then nullable": ([1, 2], pd.array([3, None], dtype="Int64")),
+                "nullable then fractions": (pd.array([3, None], dtype="Int64"), [0.5, 1]),
+                "truth then nullable": ([True, False], pd.array([True, None], dtype="boolean")),
+                "text then longer text": (["a", "b"], ["abcdefgh", None]),
+                "text then nothing": (["a", "b"], [nan, nan]),
+                "nothing then text": ([nan, nan], ["a", "b"]),
+                "whole then nothing": ([1, 2], [nan, nan]),
+                "nothing then whole": ([nan, nan], [1, 2]),
+                "nothing at all": ([nan, nan], [nan, nan]),
+                "levels then nothing": (pd.Categorical(["b", "a"]), [nan, nan]),
+                "nothing then levels": ([nan, nan], pd.Categorical(["b", "a"])),
+                "dates": (pd.to_datetime(["2020-01-01", "2020-01-02"]).astype(str), ["2021-01-01", None]),
+            },
+        )
+
+    def test_whole_numbers_and_truth_values_stay_what_they_are_beside_a_batch_without_any(self, tmp_path: Path) -> None:
+        """Were they kept as text, a formula would take them for a factor."""
+        numbers, truth = pd.array([1, None], dtype="Int64"), pd.array([True, None], dtype="boolean")
+        no_numbers, no_truth = pd.array([None, None], dtype="Int64"), pd.array([None, None], dtype="boolean")
+        self.check(
+            tmp_path,
+            {
+                "numbers then none": (numbers, no_numbers),
+                "none then numbers": (no_numbers, numbers),
+                "truth then none": (truth, no_truth),
+                "none then truth": (no_truth, truth),
+                "numbers then an empty column": (numbers, [np.nan, np.nan]),
+                "an empty column then truth": ([np.nan, np.nan], truth),
+            },
+        )
+
+    def test_levels_keep_their_order_and_new_ones_follow(self, tmp_path: Path) -> None:
+        cases: dict[str, tuple[Any, Any, list[Any]]] = {
+            "same": (pd.Categorical(["a", "b"], ["b", "a"]), pd.Categorical(["a", "b"], ["b", "a"]), ["b", "a"]),
+            "more": (pd.Categorical(["a", "b"], ["b", "a"]), pd.Categorical(["c", "a"], ["c", "a"]), ["b", "a", "c"]),
+            "unused": (pd.Categorical(["a", "b"], ["b", "a"]), pd.Categorical(["a", "a"], ["d", "a"]), ["b", "a", "d"]),
+            "text": (pd.Categorical(["a", None], ["b", "a"]), ["d", "c"], ["b", "a", "c", "d"]),
+            "to text": (["z", "y"], pd.Categorical(["a", "b"], ["b", "a"]), ["b", "a", "y", "z"]),
+            "numbers": (pd.Categorical([1, 2], [2, 1]), [3.0, np.nan], [2, 1, 3]),
+            "ordered": (pd.Categorical(["a"] * 2, ["b", "a"], ordered=True), ["b", None], ["b", "a"]),
+        }
+        tables = [
+            in_memory(noise(2), first=2 * part, **{name: case[part] for name, case in cases.items()}) for part in (0, 1)
+        ]
+        vx.stack(tables[0], tmp_path / "c", maps=MAPS)
+        cohort = vx.stack(tables[1], tmp_path / "c", maps=MAPS, append=True)
+        for name, (old, new, levels) in cases.items():
+            column = decode(name, cohort[name].variable)
+            assert column.cat.categories.tolist() == levels, name
+            assert column.cat.ordered == (name == "ordered")
+            assert list(map(plain, column)) == [plain(value) for part in (old, new) for value in part]
+
+    def test_tables_as_text_are_typed_apart_and_still_join(self, tmp_path: Path) -> None:
+        """What reads as whole numbers in one table may be fractions, or nothing, in the next."""
+        table = saved(tmp_path / "m", noise(4)).assign(
+            age=["20", "30", "40.5", "n/a"],
+            runs=["1", "2", "", "3"],
+            site=["a", "b", "n/a", ""],
+            iq=["", "", "99", "100"],
+        )
+        for name, rows in {"old": table[:2], "new": table[2:], "all": table}.items():
+            rows.to_csv(tmp_path / f"{name}.tsv", sep="\t", index=False)
+        vx.stack(tmp_path / "old.tsv", tmp_path / "c", maps=MAPS)
+        appended = vx.stack(tmp_path / "new.tsv", tmp_path / "c", maps=MAPS, append=True)
+        whole = vx.stack(tmp_path / "all.tsv", tmp_path / "d", maps=MAPS)
+        appended.attrs = whole.attrs
+        xr.testing.assert_identical(appended.load(), whole.load())
+        assert appended["age"].values[:3].tolist() == [20, 30, 40.5]
+        assert appended["iq"].values[2:].tolist() == [99, 100]
+
+
+def plain(value: Any) -> Any:
+    """Missing values as None."""
+    return None if pd.isna(value) else value
+
+
+def test_provenance_lists_what_was_appended(tmp_path: Path) -> None:
+    first = vx.stack(in_memory(noise(3)), tmp_path / "c", maps=MAPS, mask=0.5)
+    vx.stack(in_memory(noise(2), first=3), tmp_path / "c", maps=MAPS, mask=0.5, append=True)
+    cohort = vx.stack(in_memory(noise(4), first=5), tmp_path / "c", maps=MAPS, mask=0.5, append=True)
+    told = cohort.attrs["provenance"]
+    versions = told["versions"]
+    assert told.pop("appended") == [{"subjects": 2, "versions": versions}, {"subjects": 4, "versions": versions}]
+    assert versions["voxstack"] == vx.__version__
+    assert told == first.attrs["provenance"]
+    replaced = vx.stack(in_memory(noise(2)), tmp_path / "c", maps=MAPS, overwrite=True)
+    assert "appended" not in replaced.attrs["provenance"]
+
+
+class TestReaders:
+    """Who opened the cohort before keeps his subjects and their values."""
+
+    volumes = noise(9)
+
+    def table(self, first: int, stop: int) -> pd.DataFrame:
+        return in_memory(self.volumes[first:stop], first=first, age=np.arange(first, stop) ** 2.0)
+
+    def check(self, cohort: xr.Dataset, n: int) -> None:
+        assert cohort["subject"].values.tolist() == [f"sub-{i}" for i in range(n)]
+        np.testing.assert_array_equal(cohort["effect"].values, self.volumes[:n])
+        np.testing.assert_array_equal(cohort["age"], np.arange(n) ** 2.0)
+        assert (cohort["n_valid"] == n).all()
+
+    @pytest.mark.usefixtures("small_chunks")
+    def test_before_during_and_after(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The chunk that is there in part is written anew meanwhile."""
+        old = vx.stack(self.table(0, 4), tmp_path / "c", maps=MAPS)
+        slope = np.linalg.lstsq(np.c_[np.ones(4), np.arange(4) ** 2.0], self.volumes[:4].reshape(4, -1))[0][1]
+        effect = vx.contrast(vx.fit_glm(old, "~ age"), "age")["effect"]
+        moments: list[str] = []
+
+        def looking(name: str) -> None:
+            work: Any = getattr(voxstack.store.building if name == "write_batch" else voxstack.store.layout, name)
+
+            def look(*arguments: Any, **named: Any) -> Any:
+                result = work(*arguments, **named) if name == "write_batch" else None
+                self.check(old, 4)
+                self.check(vx.open_cohort(tmp_path / "c"), 4)
+                moments.append(name)
+                return result if name == "write_batch" else work(*arguments, **named)
+
+            monkeypatch.setattr(f"voxstack.store.{'building' if name == 'write_batch' else 'layout'}.{name}", look)
+
+        looking("write_batch")
+        looking("publish")
+        new = vx.stack(self.table(4, 9), tmp_path / "c", maps=MAPS, append=True)
+        assert moments == ["write_batch"] * 2 + ["publish"]
+        self.check(old, 4)
+        self.check(new, 9)
+        np.testing.assert_allclose(effect.values.ravel(), slope, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(old["effect"].isel(subject=[3, 0]), self.volumes[[3, 0]])
+
+    @pytest.mark.usefixtures("small_chunks")
+    def test_on_a_client(self, tmp_path: Path) -> None:
+        with (
+            LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0") as cluster,
+            Client(cluster),
+        ):
+            old = vx.stack(self.table(0, 4), tmp_path / "c", maps=MAPS)
+            self.check(old, 4)
+            vx.stack(self.table(4, 5), tmp_path / "c", maps=MAPS, append=True)
+            new = vx.stack(self.table(5, 9), tmp_path / "c", maps=MAPS, append=True)
+            self.check(old, 4)
+            self.check(new, 9)
+            vx.stack(self.table(2, 6), tmp_path / "c", maps=MAPS, overwrite=True)
+            for reader in (old, new):
+                with pytest.raises(StoreError, match="was replaced after it was opened"):
+                    reader["effect"].compute()
+
+    @pytest.mark.parametrize(("place", "times"), [("folder", 2), ("memory", 1), ("memory", 2)])
+    def test_a_cohort_that_was_replaced_is_refused(self, tmp_path: Path, place: str, times: int) -> None:
+        store = tmp_path / "c" if place == "folder" else f"memory://{tmp_path.name}/c"
+        first = vx.stack(self.table(0, 4), store, maps=MAPS)
+        second = vx.stack(self.table(4, 6), store, maps=MAPS, append=True)
+        for number in range(times):
+            new = vx.stack(self.table(0, 2 + number), store, maps=MAPS, overwrite=True)
+        for reader in (first, second):
+            with pytest.raises(StoreError, match="was replaced after it was opened"):
+                reader["effect"].compute()
+        self.check(new, 1 + times)
+
+    @pytest.mark.parametrize("place", ["folder", "memory"])
+    def test_a_reader_of_any_generation_goes_on(self, tmp_path: Path, place: str) -> None:
+        store = tmp_path / "c" if place == "folder" else f"memory://{tmp_path.name}/c"
+        readers = [vx.stack(self.table(0, 2), store, maps=MAPS)]
+        readers += [vx.stack(self.table(stop - 2, stop), store, maps=MAPS, append=True) for stop in (4, 6, 8)]
+        for number, reader in enumerate(readers):
+            self.check(reader, 2 * number + 2)
+
+    @pytest.mark.parametrize("times", [1, 2])
+    def test_opening_while_others_append(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int) -> None:
+        """Between reading the root and reading the labels that it names."""
+        vx.stack(self.table(0, 4), tmp_path / "c", maps=MAPS)
+        decoded: Any = voxstack.store.open.decode
+
+        def late(flat: xr.Dataset) -> xr.Dataset:
+            monkeypatch.setattr("voxstack.store.open.decode", decoded)
+            for first in range(4, 4 + times):
+                vx.stack(self.table(first, first + 1), tmp_path / "c", maps=MAPS, append=True)
+            return decoded(flat)
+
+        monkeypatch.setattr("voxstack.store.open.decode", late)
+        self.check(vx.open_cohort(tmp_path / "c"), 4 + times)
+
+
+Change = Callable[[pd.DataFrame], pd.DataFrame]
+
+
+EVERYWHERE = nib.Nifti1Image(np.ones(SHAPE, "uint8"), AFFINE)
+SMOOTH: dict[str, Any] = {"resample": "linear", "smoothing_fwhm": 5.0, "mask": EVERYWHERE}
+
+
+def three(first: int) -> pd.DataFrame:
+    dose = pd.Categorical(["low", "high", None], ["low", "high"], ordered=True)
+    return in_memory(noise(3), first=first, age=[20.5, 31, np.nan], site=["a", "b", "a"], smoker=True, dose=dose)
+
+
+@pytest.fixture(scope="module")
+def cohorts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cohorts")
+    vx.stack(three(0), folder / "plain", maps=MAPS)
+    vx.stack(three(0), folder / "smooth", maps=MAPS, **SMOOTH)
+    return folder
+
+
+@pytest.fixture
+def folder(cohorts: Path) -> Iterator[Path]:
+    """Two cohorts of three subjects, which have to stay as they are byte for byte."""
+    before = content(cohorts)
+    yield cohorts
+    assert content(cohorts) == before
+
+
+class TestRefused:
+    """Whatever does not fit is said, and the store stays as it is."""
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda t: t.assign(participant_id=["x", "sub-1", "y"]), r"has sub-1 already\. Leave it out of the table"),
+            (lambda t: t.assign(participant_id=["sub-2", "x", "sub-1"]), r"has sub-1, sub-2 already\. Leave them out"),
+            (lambda t: t.drop(columns="age"), "the table has no column age"),
+            (lambda t: t.assign(iq=100), "the cohort has no covariate iq"),
+            (lambda t: t.rename(columns={"age": "Age"}), "has no column age, and the cohort has no covariate Age"),
+            (lambda t: t.assign(age="old"), "'age' holds numbers in the cohort and text in the table"),
+            (lambda t: t.assign(site=[1, 2, 3]), "'site' holds text in the cohort and numbers in the table"),
+            (lambda t: t.assign(smoker=[0, 1, 1]), "'smoker' holds truth values in the cohort and numbers in"),
+            (lambda t: t.assign(dose=["low", "huge", None]), "'dose' has ordered levels, low, high, and huge is not"),
+            (lambda t: t.assign(path=[*t["path"][:2], t["path"][1].slicer[1:]]), "1 image lies on another lattice"),
+            (lambda t: t.assign(path=[t["path"][0], "gone.nii", t["path"][1]]), r"sub-4: .*gone\.nii"),
+            (lambda t: t[:0], "no rows"),
+        ],
+        ids=["a label", "labels", "no column", "a column", "a name", "text", "numbers", "truth", "a level", "a lattice",
+             "no file", "nobody"],
+    )  # fmt: skip
+    def test_subjects_that_do_not_fit(self, folder: Path, change: Change, says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            vx.stack(change(three(3)), folder / "plain", maps=MAPS, append=True)
+
+    def test_another_lattice_is_a_grid_mismatch(self, folder: Path) -> None:
+        moved = nib.Nifti1Image(noise(1)[0], AFFINE + np.eye(4, k=3) * 0.01)
+        with pytest.raises(GridMismatch, match=r"sub-4: .*than that of the cohort|than that of the cohort[^$]*sub-4"):
+            vx.stack(three(3).assign(path=[noise_image(), moved, noise_image()]), folder / "plain", maps=MAPS,
+                     append=True)  # fmt: skip
+
+    @pytest.mark.parametrize(
+        ("store", "option", "value"),
+        [
+            ("plain", "zero_is_missing", True),
+            ("plain", "dtype", "float64"),
+            ("plain", "mask", 0.5),
+            ("plain", "mask", EVERYWHERE),
+            ("plain", "resample", "linear"),
+            ("plain", "smoothing_fwhm", 4),
+            ("plain", "maps", {"thickness": "path"}),
+            ("plain", "maps", {"effect": "path", "variance": "path"}),
+            ("smooth", "resample", "nearest"),
+            ("smooth", "resample", None),
+            ("smooth", "smoothing_fwhm", [5, 5, 4]),
+            ("smooth", "smoothing_fwhm", None),
+            ("smooth", "smoothing_missing", "zero"),
+            ("smooth", "mask", "intersection"),
+        ],
+    )
+    def test_other_options(self, folder: Path, store: str, option: str, value: Any) -> None:
+        options: dict[str, Any] = {"maps": MAPS, **(SMOOTH if store == "smooth" else {}), option: value}
+        with pytest.raises(InputError, match=f"with the options that the cohort was stacked with: .*{option} was"):
+            vx.stack(three(3), folder / store, append=True, **options)
+
+    def test_a_mask_of_the_same_name_with_other_voxels(self, folder: Path) -> None:
+        other = np.ones(SHAPE, "uint8")
+        other[3, 4, 2] = 0
+        with pytest.raises(InputError, match="mask_digest was"):
+            vx.stack(three(3), folder / "smooth", maps=MAPS, append=True,
+                     **{**SMOOTH, "mask": nib.Nifti1Image(other, AFFINE)})  # fmt: skip
+
+    def test_nothing_to_append_to(self, folder: Path) -> None:
+        with pytest.raises(StoreError, match=r"no cohort at .*nothing to append to\. Leave append out"):
+            vx.stack(three(3), folder / "nothing", maps=MAPS, append=True)
+
+    def test_append_and_overwrite_together(self, folder: Path) -> None:
+        with pytest.raises(InputError, match="ask for one of them"):
+            vx.stack(three(3), folder / "plain", maps=MAPS, append=True, overwrite=True)
+
+    def test_no_append(self, folder: Path) -> None:
+        with pytest.raises(StoreError, match=r"plain exists already\. .*append=True.*overwrite=True"):
+            vx.stack(three(3), folder / "plain", maps=MAPS)
+
+
+def noise_image() -> nib.Nifti1Image:
+    return nib.Nifti1Image(noise(1)[0], AFFINE)
+
+
+def test_a_result_is_no_cohort_to_append_to(tmp_path: Path) -> None:
+    cohort = vx.stack(in_memory(noise(4)), tmp_path / "c", maps=MAPS)
+    vx.save_results(vx.fit_glm(cohort, "~ 1"), tmp_path / "fit")
+    before = content(tmp_path / "fit")
+    with pytest.raises(StoreError, match="it is a fit"):
+        vx.stack(in_memory(noise(1), first=4), tmp_path / "fit", maps=MAPS, append=True)
+    assert content(tmp_path / "fit") == before
+
+
+LARGE = (20, 40, 40)  # images in which a damage is not seen when the headers are checked
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]:
+    """Files of 11 subjects, and a store with 4 of them."""
+    folder = tmp_path_factory.mktemp("stopped")
+    table = saved(folder / "m", noise(11, LARGE), age=np.arange(11.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("voxstack.plan.SUBJECTS_PER_CHUNK", 3)
+        vx.stack(table[:4], folder / "c", maps=MAPS)
+    return folder, table
+
+
+class TestStopped:
+    """An image that cannot be read stops a call after its first batches, of three subjects each."""
+
+    @pytest.fixture
+    def table(self, made: tuple[Path, pd.DataFrame], tmp_path: Path, small_chunks: None) -> pd.DataFrame:
+        """The files, in the folder of the test, and in "c" and "undisturbed" the store."""
+        shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
+        shutil.copytree(made[0] / "c", tmp_path / "undisturbed")
+        return made[1].assign(path=[path.replace(str(made[0]), str(tmp_path)) for path in made[1]["path"]])
+
+    @pytest.fixture
+    def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Labels of the subjects whose images are read."""
+        read: Any = voxstack.store.writer.read_maps
+        labels: list[str] = []
+
+        def recording(sources: Any, orders: Any) -> Any:
+            labels.extend(Path(source.image).name.removesuffix(".nii.gz") for source in sources)
+            return read(sources, orders)
+
+        monkeypatch.setattr("voxstack.store.writer.read_maps", recording)
+        return labels
+
+    def stop(self, rows: pd.DataFrame, store: Path, **options: Any) -> None:
+        """A call that fails in its last batch, whose last image is mended afterwards."""
+        broken = Path(rows["path"].iloc[-1])
+        good, time = broken.read_bytes(), broken.stat()
+        break_inside(broken)
+        with pytest.raises(InputError, match=broken.name.replace(".", r"\.")):
+            vx.stack(rows, store, maps=MAPS, **options)
+        broken.write_bytes(good)
+        assert broken.stat().st_mtime_ns > time.st_mtime_ns
+
+    def test_called_again_it_goes_on(self, tmp_path: Path, table: pd.DataFrame, reads: list[str]) -> None:
+        before = vx.open_cohort(tmp_path / "c").load()
+        self.stop(table[4:], tmp_path / "c", append=True)
+        xr.testing.assert_identical(vx.open_cohort(tmp_path / "c").load(), before)
+        reads.clear()
+        vx.stack(table[4:], tmp_path / "c", maps=MAPS, append=True)
+        assert sorted(reads) == ["sub-10", "sub-9"]  # the third batch, after those of 4 and 5, and of 6 to 8
+        vx.stack(table[4:], tmp_path / "undisturbed", maps=MAPS, append=True)
+        assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
+
+    def test_files_that_have_changed_since_are_read_again(
+        self, tmp_path: Path, table: pd.DataFrame, reads: list[str]
+    ) -> None:
+        self.stop(table[4:], tmp_path / "c", append=True)
+        nib.Nifti1Image(noise(1, LARGE, seed=7)[0], AFFINE).to_filename(table["path"][7])
+        reads.clear()
+        cohort = vx.stack(table[4:], tmp_path / "c", maps=MAPS, append=True)
+        assert sorted(reads) == ["sub-10", "sub-6", "sub-7", "sub-8", "sub-9"]
+        vx.stack(table[4:], tmp_path / "undisturbed", maps=MAPS, append=True)
+        assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
+        np.testing.assert_array_equal(cohort["effect"].sel(subject="sub-7"), noise(1, LARGE, seed=7)[0])
+
+    def test_covariates_may_be_mended_without_reading_anything_again(
+        self, tmp_path: Path, table: pd.DataFrame, reads: list[str]
+    ) -> None:
+        self.stop(table[4:], tmp_path / "c", append=True)
+        reads.clear()
+        cohort = vx.stack(table[4:].assign(age=-1.0), tmp_path / "c", maps=MAPS, append=True)
+        assert sorted(reads) == ["sub-10", "sub-9"]
+        assert cohort["age"].values.tolist() == [0, 1, 2, 3, *[-1] * 7]
+        vx.stack(table[4:].assign(age=-1.0), tmp_path / "undisturbed", maps=MAPS, append=True)
+        assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
+
+    @pytest.mark.parametrize(
+        ("rows", "options"),
+        [
+            (slice(4, 10), {"append": True}),
+            (slice(8, 9), {"append": True}),
+            (slice(0, 11), {"overwrite": True}),
+            (slice(4, 11), {"overwrite": True}),
+        ],
+        ids=["fewer", "one", "all", "the same in its place"],
+    )
+    def test_another_request_warns_and_begins_anew(
+        self, tmp_path: Path, table: pd.DataFrame, rows: slice, options: dict[str, Any]
+    ) -> None:
+        self.stop(table[4:], tmp_path / "c", append=True)
+        with pytest.warns(VoxstackWarning, match="other subjects, or with other options, to .*begins anew") as warned:
+            cohort = vx.stack(table[rows], tmp_path / "c", maps=MAPS, **options)
+        assert warned[0].filename == __file__
+        vx.stack(table[rows], tmp_path / "undisturbed", maps=MAPS, **options)
+        assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
+        first = 4 if "append" in options else 0
+        np.testing.assert_array_equal(cohort["effect"][first:], noise(11, LARGE)[rows])
+
+    def test_subjects_in_another_order_are_read_again(self, tmp_path: Path, table: pd.DataFrame) -> None:
+        self.stop(table[4:], tmp_path / "c", append=True)
+        for name in ("c", "undisturbed"):
+            cohort = vx.stack(table[:3:-1], tmp_path / name, maps=MAPS, append=True)
+        assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
+        np.testing.assert_array_equal(cohort["effect"][4:], noise(11, LARGE)[:3:-1])
+
+    @pytest.mark.parametrize("changed", [{"dtype": "float64"}, {"smoothing_fwhm": 4}, {"maps": {"other": "path"}}])
+    def test_other_options_warn_and_begin_anew(
+        self, tmp_path: Path, table: pd.DataFrame, changed: dict[str, Any]
+    ) -> None:
+        options = {"maps": MAPS, **changed}
+        self.stop(table[:7], tmp_path / "new")
+        with pytest.raises(StoreError, match=r"no cohort at .*new to append to\. The one .* is not finished"):
+            vx.stack(table[7:], tmp_path / "new", maps=MAPS, append=True)
+        with pytest.warns(VoxstackWarning, match="begins anew"):
+            vx.stack(table[:7], tmp_path / "new", **options)
+        vx.stack(table[:7], tmp_path / "other", **options)
+        assert content(tmp_path / "new") == content(tmp_path / "other")
+
+    def test_no_voxel_left_leaves_the_cohort_and_the_next_append_works(self, tmp_path: Path) -> None:
+        """Found out when everything has been counted; the last chunk holds the new subject by then."""
+        alone = np.full(SHAPE, np.nan, "float32")
+        alone[0] = 1
+        others = noise(1)[0]
+        others[0] = np.nan
+        vx.stack(in_memory(others[None]), tmp_path / "d", maps=MAPS)
+        before = vx.open_cohort(tmp_path / "d").load()
+        with pytest.raises(InputError, match="No voxel is left in the mask"):
+            vx.stack(in_memory(alone[None], first=1), tmp_path / "d", maps=MAPS, append=True)
+        xr.testing.assert_identical(vx.open_cohort(tmp_path / "d").load(), before)
+        cohort = vx.stack(in_memory(others[None] + 1, first=2), tmp_path / "d", maps=MAPS, append=True)
+        np.testing.assert_array_equal(cohort["effect"].values, np.stack([others, others + 1]))
+
+
+class TestStoppedBehindPublishing:
+    """A call that was stopped when its cohort was published, before what it had replaced was removed."""
+
+    class Stopped(BaseException):
+        """As by SIGKILL."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        volumes = noise(3)
+        volumes[0, 0] = np.nan
+        saved(tmp_path / "m", volumes)
+        return tmp_path
+
+    def table(self, place: Path) -> pd.DataFrame:
+        labels = [f"sub-{i}" for i in range(3)]
+        paths = [str(place / "m" / f"{label}.nii.gz") for label in labels]
+        return pd.DataFrame({"participant_id": labels, "path": paths, "age": [1.0, 2.0, 3.0]})
+
+    def stop(self, table: pd.DataFrame, store: Path, **options: Any) -> None:
+        def stop(_: Any) -> None:
+            raise self.Stopped
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("voxstack.store.building.tidy", stop)
+            with pytest.raises(self.Stopped):
+                vx.stack(table, store, maps=MAPS, mask=0.5, **options)
+
+    @pytest.mark.parametrize("goal", ["new", "append", "overwrite"])
+    def test_the_same_call_has_nothing_left_to_read(
+        self, place: Path, goal: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = {} if goal == "new" else {goal: True}
+        for name in ("c", "undisturbed") if options else ():
+            vx.stack(in_memory(noise(2), first=9, age=0.5), place / name, maps=MAPS, mask=0.5)
+        vx.stack(self.table(place), place / "undisturbed", maps=MAPS, mask=0.5, **options)
+        self.stop(self.table(place), place / "c", **options)
+        assert content(place / "c") != content(place / "undisturbed")
+        monkeypatch.setattr("voxstack.store.writer.read_maps", None)
+        vx.stack(self.table(place), place / "c", maps=MAPS, mask=0.5, **options)
+        assert content(place / "c") == content(place / "undisturbed")
+
+    @pytest.mark.parametrize("change", ["image", "fraction", "covariate", "covariates"])
+    def test_a_call_that_replaces_it_by_something_else_does(self, place: Path, change: str) -> None:
+        vx.stack(in_memory(noise(2)), place / "c", maps=MAPS)
+        table, mask = self.table(place), 0.5
+        self.stop(table, place / "c", overwrite=True)
+        if change == "image":
+            nib.Nifti1Image(noise(1, seed=8)[0], AFFINE).to_filename(table["path"][1])
+        elif change == "fraction":
+            mask = 1.0
+        else:
+            table = table.assign(age=[4.0, 5.0, 6.0]) if change == "covariate" else table.drop(columns="age")
+        cohort = vx.stack(table, place / "c", maps=MAPS, mask=mask, overwrite=True)
+        expected = vx.stack(table, place / "expected", maps=MAPS, mask=mask)
+        xr.testing.assert_identical(cohort.load(), expected.load())
+
+    def test_a_call_for_something_else_in_its_place_is_refused(self, place: Path) -> None:
+        self.stop(self.table(place), place / "c")
+        before = vx.open_cohort(place / "c").load()
+        for other in (self.table(place).assign(age=0.0), self.table(place).drop(columns="age"), self.table(place)[:2]):
+            with pytest.raises(StoreError, match="exists already"):
+                vx.stack(other, place / "c", maps=MAPS, mask=0.5)
+        with pytest.raises(StoreError, match="exists already"):
+            vx.stack(self.table(place), place / "c", maps=MAPS, mask=1.0)
+        xr.testing.assert_identical(vx.open_cohort(place / "c").load(), before)
+        cohort = vx.stack(in_memory(noise(1), first=3, age=9.0), place / "c", maps=MAPS, mask=0.5, append=True)
+        assert cohort.sizes["subject"] == 4
