@@ -197,6 +197,7 @@ class TestObjectStore:
         np.testing.assert_array_equal(cohort["effect"].values, noise(3))
         assert not {key for key in remote.content(url) if "lock" in key or "partial" in key}
 
+    @pytest.mark.parametrize("remote", ["memory"], indirect=True)
     def test_the_lock_goes_after_an_error(self, remote: Remote) -> None:
         table = in_memory(2)
         table["path"] = [table["path"][0], nib.Nifti1Image(noise(1)[0] * np.inf, AFFINE)]
@@ -226,6 +227,7 @@ class TestObjectStore:
         np.testing.assert_array_equal(cohort["effect"].values, noise(3))
         assert LOCK not in remote.content(f"{remote.root}/c")
 
+    @pytest.mark.parametrize("remote", ["memory"], indirect=True)
     def test_break_lock_where_there_is_none(self, remote: Remote) -> None:
         assert self.stack(remote, in_memory(3), break_lock=True).sizes["subject"] == 3
 
@@ -341,7 +343,7 @@ class TestHeartbeat:
 class TestStoppedInAnObjectStore:
     @pytest.mark.parametrize(
         ("remote", "goal"),
-        [("memory", "new"), ("memory", "append"), ("memory", "overwrite"), ("s3", "new")],
+        [("memory", "append"), ("s3", "new")],
         indirect=["remote"],
     )
     def test_called_again_it_holds_the_keys_and_bytes_of_an_undisturbed_folder(
@@ -392,17 +394,16 @@ class TestStoppedInAnObjectStore:
             patch.setattr(FsspecStore, name, limited(getattr(FsspecStore, name)))
         return changes
 
-    @pytest.mark.parametrize("goal", ["new", "append", "overwrite"])
+    @pytest.mark.parametrize("goal", ["append", "overwrite"])
     def test_stopped_after_any_key(self, goal: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Nothing can be removed any more either, so the lock stays, too."""
         monkeypatch.setattr("voxstack.plan.SUBJECTS_PER_CHUNK", 2)
         save(tmp_path / "m", noise(5))
         table, remote = tmp_path / "m" / "participants.tsv", Remote(f"memory://{tmp_path.name}")
-        options = {} if goal == "new" else {goal: True}
+        options = {goal: True}
 
         def begin(name: str) -> str:
-            if options:
-                vx.stack(in_memory(3, first=10), f"{remote.root}/{name}", maps=MAPS)
+            vx.stack(in_memory(3, first=10), f"{remote.root}/{name}", maps=MAPS)
             return f"{remote.root}/{name}"
 
         undisturbed = begin("undisturbed")

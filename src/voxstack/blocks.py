@@ -14,7 +14,7 @@ from typing import Any, cast, overload
 import dask.array as da
 import numpy as np
 import xarray as xr
-from dask.base import optimize, tokenize
+from dask.base import tokenize
 from dask.core import flatten, get_dependencies
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
@@ -24,7 +24,7 @@ from voxstack.errors import InputError
 from voxstack.kernels.chunks import gather
 from voxstack.plan import SUBJECTS_PER_CHUNK, voxel_chunks
 from voxstack.progress import track
-from voxstack.run import Task, on_client, run
+from voxstack.run import Task, run
 from voxstack.schema import SPACE, SUBJECT
 
 _FAN_IN = 8  # states that one task combines
@@ -312,8 +312,10 @@ def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr
         The same, in memory.
     """
     if isinstance(dataset, xr.DataArray):
-        name = dataset.name
-        return compute(dataset.rename("map").to_dataset(), progress=progress)["map"].rename(name)
+        name, temporary = dataset.name, "map"
+        while temporary in dataset.coords:
+            temporary += "_"
+        return compute(dataset.rename(temporary).to_dataset(), progress=progress)[temporary].rename(name)
     lazy = [name for name, v in dataset.variables.items() if isinstance(v.data, da.Array) and set(SPACE) <= set(v.dims)]
     if not lazy:
         return dataset.compute()
@@ -345,15 +347,13 @@ def _region_tasks(dataset: xr.Dataset, regions: Sequence[Index]) -> Iterator[Tas
     """For each block of voxels the part of the graph that it depends on.
 
     Dask would optimise the graph for each block anew, which takes longer than a small fit, and gives tasks that blocks
-    share other forms under the same keys, which a scheduler refuses (dask issue 9888). Once for all, and as one
-    collection, it is worth while where tasks travel: a chunk is then read by the task that uses it.
+    share other forms under the same keys, which a scheduler refuses (dask issue 9888).
     """
-    (optimised,) = optimize(dataset) if on_client() else (dataset,)
     graph: dict[Any, Any] = {}
-    for variable in optimised.values():
+    for variable in dataset.values():
         graph.update(variable.data.__dask_graph__())
     for region in regions:
-        keys = {name: _block_keys(v.data, v.dims, region) for name, v in optimised.items()}
+        keys = {name: _block_keys(v.data, v.dims, region) for name, v in dataset.items()}
         key = f"block-{tokenize(keys)}"
         part: dict[Any, Any] = {key: (_assembled, list(keys), list(keys.values()))}
         needed = list(flatten(list(keys.values())))

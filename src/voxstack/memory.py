@@ -1,6 +1,7 @@
 """What stacking and fitting a cohort needs of memory, told before the work."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -54,6 +55,8 @@ def memory_plan(
     filtered: bool = False,
     n_regressors: int = 4,
     n_contrasts: int = 1,
+    maps_per_contrast: int = 5,
+    missing: Literal["complete", "available"] = "complete",
 ) -> MemoryPlan:
     """Plan the memory of stacking and fitting a cohort, on the active Dask client or on this process' threads.
 
@@ -70,6 +73,10 @@ def memory_plan(
         Whether `stack` resamples or smooths.
     n_regressors, n_contrasts
         Of the model.
+    maps_per_contrast
+        In the result: 5, and one for each effect size and confidence bound.
+    missing
+        Of `fit_glm`. For available cases it is the most that may be needed, where every voxel misses somebody.
 
     Returns
     -------
@@ -96,7 +103,8 @@ def memory_plan(
     stacking = plan.StackWork(shape, itemsize, n_maps, filtered)
     size = stacking.subjects_per_batch(n_subjects, memory=means.memory, threads=means.threads)
     sides = (size, *plan.voxel_chunks(shape)) if chunk is None else (chunk[0], chunk[1], chunk[2], chunk[3])
-    fitting = plan.FitWork(shape, sides, n_subjects, n_regressors, n_contrasts, itemsize)
+    available = missing == "available"
+    fitting = plan.FitWork(shape, sides, n_subjects, n_regressors, n_contrasts, maps_per_contrast, available, itemsize)
     return MemoryPlan(
         means.memory,
         means.threads,

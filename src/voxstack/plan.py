@@ -3,12 +3,14 @@
 import math
 from dataclasses import dataclass
 
+from dask.utils import format_bytes
+
 from voxstack.errors import InputError
 
 SUBJECTS_PER_CHUNK = 64
 VOXELS_PER_SIDE = 32
 
-PROCESS = 330 * 2**20
+PROCESS = 350 * 2**20
 """Bytes of a process before any data: the interpreter, the packages, compiled kernels. Measured."""
 
 _SHARE = 0.6  # of a task's memory that its arrays may fill; the rest is for the interpreter and for fragmentation
@@ -92,8 +94,8 @@ class StackWork:
     def _too_little(self, needed: float, memory: int, what: str = "A subject") -> InputError:
         return InputError(
             f"{what} of {' x '.join(map(str, self.shape))} voxels need{'s' if what == 'A subject' else ''} "
-            f"{needed / 2**30:.1f} GiB of memory to be stacked, and a task has {memory / 2**30:.1f} GiB. Use fewer "
-            "threads, or workers with more memory."
+            f"{format_bytes(int(needed))} of memory to be stacked, and a task has {format_bytes(memory)}. Raise the "
+            "limit, use fewer threads, or workers with more memory."
         )
 
 
@@ -109,6 +111,10 @@ class FitWork:
         Subjects, and voxels along x, y and z, of a chunk.
     n_subjects, n_regressors, n_contrasts
         Of the model.
+    maps_per_contrast
+        In the result.
+    available
+        Whether voxels have triangular factors, and covariances, of their own.
     itemsize
         Bytes a voxel in the store.
     """
@@ -118,15 +124,19 @@ class FitWork:
     n_subjects: int
     n_regressors: int
     n_contrasts: int
+    maps_per_contrast: int
+    available: bool
     itemsize: int
 
     def needs(self, threads: int) -> int:
-        """Bytes that a fit needs on so many threads, the result maps included."""
-        voxels = math.prod(self.chunk[1:])
+        """Bytes that a fit needs at most on so many threads, the result maps included."""
+        voxels, p = math.prod(self.chunk[1:]), self.n_regressors
+        squares = p * p if self.available else 0
         # Compressed, decoded, taken out of the mask, and in double precision a tile at a time.
         reading = self.chunk[0] * voxels * self.itemsize * 4
-        levels = 1 + math.ceil(math.log(max(-(-self.n_subjects // self.chunk[0]), 2), 8))
-        states = (8 + levels) * (self.n_regressors + 3) * 8 * voxels  # which are combined by eights
-        results = (2 * self.n_regressors + 3 + 10 * self.n_contrasts) * 8 * voxels
-        maps = 5 * self.n_contrasts * 8 * math.prod(self.shape)
-        return threads * (reading + states + results) + maps
+        chunks = -(-self.n_subjects // self.chunk[0])
+        states = min(chunks, 8 + math.ceil(math.log(max(chunks, 2), 8)))  # which are combined by eights
+        reduced = (states + 2) * (p + 3 + squares) * 8 * voxels
+        solved = (2 * p + 3 + 4 * squares + (2 * self.maps_per_contrast + 4) * self.n_contrasts) * 8 * voxels
+        maps = self.maps_per_contrast * self.n_contrasts * 8 * math.prod(self.shape)
+        return threads * (reading + reduced + solved) + maps

@@ -154,11 +154,6 @@ def _active_client() -> Any | None:
         return None
 
 
-def on_client() -> bool:
-    """Whether tasks run on a Dask client."""
-    return _active_client() is not None
-
-
 def thread_count() -> int:
     """Threads that tasks run on in this process."""
     return int(dask.config.get("num_workers", None) or CPU_COUNT)

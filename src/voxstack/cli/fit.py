@@ -94,7 +94,13 @@ def command(
         _tell_dropped(fit)
         if not quiet:
             _tell_design(fit)
-            plan = memory_plan(cohort, n_regressors=fit.sizes["regressor"], n_contrasts=lazy.sizes["contrast"])
+            plan = memory_plan(
+                cohort,
+                n_regressors=fit.sizes["regressor"],
+                n_contrasts=lazy.sizes["contrast"],
+                maps_per_contrast=len(lazy.data_vars),
+                missing=missing,
+            )
             click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
         make_folder(folder)
         result = compute(lazy, progress=not quiet)

@@ -60,7 +60,7 @@ def command(
 ) -> None:
     """Stack the maps of the subjects in the table PARTICIPANTS into the cohort STORE.
 
-    A call that was stopped, however, goes on when it is called again.
+    A call that was stopped, in whatever way, goes on when it is called again.
     """
     with on_scheduler(where, memory_limit, quiet):
         stack(

@@ -84,11 +84,12 @@ class ImageSource:
         """Which file it is and when that was last changed; None for an image in memory, which may change unseen."""
         if not isinstance(self.image, Path):
             return None
-        files = [
-            self.image,
-            *(self.image.with_suffix(s) for s in (".hdr", ".img") if self.image.suffix in (".hdr", ".img")),
-        ]
-        told = [(file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists()]
+        name = self.image.name.removesuffix(".gz")
+        pair = [self.image.with_name(f"{name[:-4]}{end}") for end in (".hdr", ".img", ".hdr.gz", ".img.gz")]
+        files = [self.image, *(pair if name.lower().endswith((".hdr", ".img")) else [])]
+        stats = [file.stat() for file in files if file.exists()]
+        # A file may be replaced by one of the same size and time, but not without a change of its own status.
+        told = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
         return f"{self.image}, {self.volume}: {told}"
 
     def header(self) -> ImageHeader:

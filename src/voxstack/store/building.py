@@ -19,7 +19,7 @@ from voxstack.errors import StoreError, VoxstackWarning
 from voxstack.progress import track
 from voxstack.provenance import record
 from voxstack.run import Task, run, share
-from voxstack.schema import COUNTS, SPACE, SUBJECT
+from voxstack.schema import COUNTS, SPACE, SUBJECT, map_names
 from voxstack.store import layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
 from voxstack.store.coverage import zero_warning
@@ -151,7 +151,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
         chosen = choose_mask(coverage, request.preparation.inside, request.fraction, n, request.mask)
         cohort = cohort.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
         counts = {name: (("counted_map", *SPACE), getattr(coverage, name)) for name in COUNTS}
-        editions = Editions(plan.maps, plan.labels, (*history, (n, _digest(history, marks))))
+        editions = Editions(plan.maps, plan.labels, (*history, (n, _digest(history, marks, cohort))))
         lock.check()
         _clear_labels(store, standing, arrays)
         layout.publish(
@@ -234,8 +234,10 @@ def _continued(
     return published.editions.history, {**told, "appended": appended}
 
 
-def _digest(history: Sequence[tuple[int, str]], marks: Marks) -> str:
-    digest = hashlib.blake2b(json.dumps(history).encode(), digest_size=16)
+def _digest(history: Sequence[tuple[int, str]], marks: Marks, cohort: xr.Dataset) -> str:
+    """Of all values and of what they are called."""
+    told = [history, map_names(cohort), cohort[SUBJECT].values.tolist(), [cohort.sizes[dim] for dim in SPACE]]
+    digest = hashlib.blake2b(json.dumps(told).encode(), digest_size=16)
     digest.update(marks.digests().astype("<u8").tobytes())
     return digest.hexdigest()
 

@@ -81,13 +81,14 @@ def _owner() -> dict[str, Any]:
 
 
 def _name(told: dict[str, Any]) -> str:
-    return f"process {told['process']} on {told['host']}" if "process" in told else "another process"
+    return f"process {told['process']} on {told['host']}" if {"process", "host"} <= told.keys() else "another process"
 
 
 @contextmanager
 def _file_lock(location: Location) -> Iterator[None]:
     assert location.path is not None
-    path = location.path.with_name(f"{location.path.name}.lock")
+    folder = location.path.resolve()  # a link to the store is the store
+    path = folder.with_name(f"{folder.name}.lock")
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -155,7 +156,13 @@ def _key_lock(location: Location, break_lock: bool) -> Iterator[Lock]:
 
 
 def _key_refusal(location: Location, told: dict[str, Any]) -> StoreError:
-    silent = max(time.time() - float(told.get("beat", 0)), 0)
+    beat = told.get("beat")
+    if not isinstance(beat, int | float):
+        return StoreError(
+            f"{location} has a lock that cannot be read, so another call of stack may be writing it. If none is, go on "
+            "with break_lock=True (--break-lock)."
+        )
+    silent = max(time.time() - beat, 0)
     if silent > _STALE:
         return StoreError(
             f"{location} has a stale lock: {_name(told)} was writing it and has given no sign of life for "

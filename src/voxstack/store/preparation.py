@@ -68,6 +68,8 @@ def _widths(fwhm: Any) -> tuple[float, float, float] | None:
     if fwhm is None:
         return None
     try:
+        if isinstance(fwhm, str):
+            raise TypeError
         x, y, z = (float(width) for width in np.broadcast_to(np.asarray(fwhm, dtype=float), 3))
     except (ValueError, TypeError):
         x = y = z = np.nan
@@ -124,6 +126,8 @@ class Preparation:
         if self.options.zero_is_missing:
             values = np.where(values == 0, np.nan, values)
         filtered = image.affine is not None or self.options.smoothing_fwhm is not None
+        if filtered:
+            values = values.astype(np.promote_types(values.dtype, self.options.dtype), copy=False)
         if filtered and np.isinf(values).any():
             raise infinite(image, int(np.isinf(values).sum()), values.dtype)
         if image.affine is not None:

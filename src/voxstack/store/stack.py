@@ -44,8 +44,8 @@ def stack(
     Every header is opened first, so all files that are missing, broken or on another lattice are reported together
     before anything is written. Then batches of subjects are read and written in parallel, on the active Dask client or
     on threads, and the cohort is published by writing its root metadata last: readers see the old cohort or the new
-    one. A call that was stopped, however, is gone on with by calling again: batches that are done and whose files have
-    not changed since are kept.
+    one. A call that was stopped, in whatever way, goes on when it is called again: batches that are
+    done and whose files have not changed since are kept.
 
     Parameters
     ----------
