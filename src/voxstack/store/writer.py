@@ -1,7 +1,6 @@
 """Stacking in batches: each task reads its subjects' images and writes its own row of chunks."""
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,21 +32,20 @@ class Buffers:
     """Memory for rows of chunks, kept from one batch to the next: to get it anew costs as much as to fill it."""
 
     def __init__(self) -> None:
-        self._spare: list[NDArray[np.uint8]] = []
+        self._spare: list[NDArray[Any]] = []
 
-    def take(self, shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-        """An array of any content."""
-        size = math.prod(shape) * dtype.itemsize
-        memory = self._spare.pop() if self._spare else np.empty(0, dtype=np.uint8)
-        if memory.size < size:
-            memory = np.empty(size, dtype=np.uint8)
-        return memory[:size].view(dtype).reshape(shape)
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any], grid: tuple[int, int, int]) -> NDArray[Any]:
+        """Chunks (a, b, c, n, i, j, k) of any content, but for what lies beyond the grid, which is NaN."""
+        spare = self._spare.pop() if self._spare else None
+        if spare is not None and spare.shape == shape:  # nothing is ever written beyond the grid
+            return spare
+        chunks = np.empty(shape, dtype=dtype)
+        pad(chunks, grid)
+        return chunks
 
-    def give(self, array: NDArray[Any]) -> None:
-        """An array of `take` that nobody uses any more."""
-        memory = array.base
-        assert isinstance(memory, np.ndarray)
-        self._spare.append(memory)
+    def give(self, chunks: NDArray[Any]) -> None:
+        """Chunks of `take` that nobody uses any more."""
+        self._spare.append(chunks)
 
 
 @dataclass(frozen=True)
@@ -175,8 +173,7 @@ def _read(batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Exec
     sides = target.chunks[1:]
     shape = batch.preparation.grid.shape
     counts = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
-    chunks = batch.buffers.take((*counts, batch.before + len(images), *sides), target.dtype)
-    pad(chunks, shape)
+    chunks = batch.buffers.take((*counts, batch.before + len(images), *sides), target.dtype, shape)
     # Volumes of one 4-D file are read in one go through it, by one thread.
     share = len(images) if images[0].source.volume is not None else 1
     parts = [range(start, min(start + share, len(images))) for start in range(0, len(images), share)]
