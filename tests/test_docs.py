@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -129,3 +130,12 @@ def test_command_line_page_lists_every_verb_and_option_and_no_other() -> None:
     for verb in verbs:
         computes = f"`{verb}`" in sections["Verbs that compute"]
         assert listed[verb] | (shared if computes else set()) == options_of(verb), verb
+
+
+def test_readme_quotes_the_benchmarks() -> None:
+    """The table is that of the last run whose numbers are kept."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "benchmarks/results/benchmarks.md").read_text(encoding="utf-8") in readme
+    numbers = json.loads((ROOT / "benchmarks/results/benchmarks.json").read_text(encoding="utf-8"))["numbers"]
+    rows = re.findall(r"^\| (.+?) \| (.+?) \| at (?:least|most) .+? \| (missed)? ?\|$", readme, flags=re.M)
+    assert [(name, bool(missed)) for name, _, missed in rows] == [(n["name"], not n["reached"]) for n in numbers]

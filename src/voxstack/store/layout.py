@@ -1,15 +1,16 @@
 """How a cohort lies in its store: chunks, compression, and the order in which keys are written."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
+import zarr
 from numpy.typing import DTypeLike
 from zarr.abc.store import Store
 from zarr.codecs import ZstdCodec
+from zarr.storage import MemoryStore
 
 from voxstack.grid import Grid
 from voxstack.plan import voxel_chunks
@@ -49,8 +50,19 @@ def maps_metadata(
     template: xr.Dataset, maps: list[str], subjects_per_chunk: int, editions: Editions
 ) -> dict[str, dict[str, Any]]:
     """Zarr metadata of the maps' arrays, by which tasks write their chunks."""
-    content = encode(template[maps], _encoding(template[maps], maps, subjects_per_chunk, editions))
-    return {name: json.loads(content[f"{name}/zarr.json"]) for name in maps}
+    encoding = _encoding(template, maps, subjects_per_chunk, editions)
+    arrays = {
+        name: zarr.create_array(
+            MemoryStore(),
+            shape=template[name].shape,
+            dtype=template[name].dtype,
+            fill_value=np.nan,
+            zarr_format=3,
+            **encoding[name],
+        )
+        for name in maps
+    }
+    return {name: array.metadata.to_dict() for name, array in arrays.items()}
 
 
 def publish(

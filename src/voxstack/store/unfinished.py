@@ -14,9 +14,11 @@ import zarr
 from numpy.typing import NDArray
 from zarr import Array
 from zarr.abc.store import Store
+from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from voxstack.store import keys
+from voxstack.store.chunks import LEVEL
 from voxstack.store.coverage import Coverage
 from voxstack.store.published import Editions, open_array
 
@@ -144,5 +146,13 @@ def has_marks(store: Store) -> bool:
 
 def _array(store: Store, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> Array[Any]:
     """An array that is not a node of its store: nobody but a plan, which knows its metadata, finds it."""
-    node = zarr.create_array(MemoryStore(), shape=shape, chunks=chunks, dtype=dtype, fill_value=0, zarr_format=3)
+    node = zarr.create_array(
+        MemoryStore(),
+        shape=shape,
+        chunks=chunks,
+        dtype=dtype,
+        fill_value=0,
+        zarr_format=3,
+        compressors=[ZstdCodec(level=LEVEL)],
+    )
     return open_array(store, f"{FOLDER}/{name}", node.metadata.to_dict())
