@@ -36,3 +36,9 @@ def wager_table(data_folder: Path) -> pd.DataFrame:
     images = sorted((folder / "maps").glob("*.img"))
     table["path"] = [str(image.resolve()) for image in images]
     return table.assign(participant_id=[f"sub-{i + 1:02d}" for i in range(len(table))])
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches of 3 subjects."""
+    monkeypatch.setattr("voxstack.plan.SUBJECTS_PER_CHUNK", 3)

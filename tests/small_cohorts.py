@@ -36,3 +36,19 @@ def break_inside(path: Path) -> None:
     """Damage a large image so that its header and its length still look right."""
     raw = path.read_bytes()
     path.write_bytes(raw[:-60] + bytes(30) + raw[-30:])
+
+
+def in_memory(volumes: NDArray[Any], *, first: int = 0, **columns: Any) -> pd.DataFrame:
+    """A table of images in memory, of subjects from a number on."""
+    images = [nib.Nifti1Image(volume, AFFINE) for volume in volumes]
+    labels = [f"sub-{first + i}" for i in range(len(volumes))]
+    return pd.DataFrame({"participant_id": labels, "path": images, **columns})
+
+
+def saved(folder: Path, volumes: NDArray[Any], *, first: int = 0, **columns: Any) -> pd.DataFrame:
+    """The same with files."""
+    folder.mkdir(exist_ok=True)
+    table = in_memory(volumes, first=first, **columns)
+    for label, image in zip(table["participant_id"], table["path"], strict=True):
+        image.to_filename(folder / f"{label}.nii.gz")
+    return table.assign(path=[str(folder / f"{label}.nii.gz") for label in table["participant_id"]])
