@@ -208,6 +208,16 @@ def test_provenance_lists_what_was_appended(tmp_path: Path) -> None:
     assert "appended" not in replaced.attrs["provenance"]
 
 
+def test_a_cohort_that_begins_with_one_subject_has_chunks_of_many(tmp_path: Path) -> None:
+    """Else one that grows night by night would be thousands of small files for ever."""
+    volumes = noise(70)
+    vx.stack(in_memory(volumes[:1]), tmp_path / "c", maps=MAPS)
+    cohort = vx.stack(in_memory(volumes[1:], first=1), tmp_path / "c", maps=MAPS, append=True)
+    assert vx.describe(tmp_path / "c")["chunks"][0] == 64
+    assert cohort["effect"].chunks[0] == (64, 6)
+    np.testing.assert_array_equal(cohort["effect"].values, volumes)
+
+
 class TestReaders:
     """Who opened the cohort before keeps his subjects and their values."""
 

@@ -101,14 +101,18 @@ def memory_plan(
         raise InputError("Give a cohort, or its n_subjects and shape=(x, y, z).")
     means, itemsize = share(), np.dtype(dtype).itemsize
     stacking = plan.StackWork(shape, itemsize, n_maps, filtered)
-    size = stacking.subjects_per_batch(n_subjects, memory=means.memory, threads=means.threads)
-    sides = (size, *plan.voxel_chunks(shape)) if chunk is None else (chunk[0], chunk[1], chunk[2], chunk[3])
+    size = stacking.subjects_per_batch(memory=means.memory, threads=means.threads)
+    if chunk is not None and chunk[0] < n_subjects:  # else the chunks may have room for more subjects than there are
+        size = chunk[0]
+    x, y, z = plan.voxel_chunks(shape) if chunk is None else chunk[1:]
     available = missing == "available"
-    fitting = plan.FitWork(shape, sides, n_subjects, n_regressors, n_contrasts, maps_per_contrast, available, itemsize)
+    fitting = plan.FitWork(
+        shape, (size, x, y, z), n_subjects, n_regressors, n_contrasts, maps_per_contrast, available, itemsize
+    )
     return MemoryPlan(
         means.memory,
         means.threads,
-        size if chunk is None else sides[0],
-        plan.PROCESS + stacking.needs(size if chunk is None else sides[0], means.threads),
+        size,
+        plan.PROCESS + stacking.needs(size, means.threads),
         plan.PROCESS + fitting.needs(means.threads),
     )

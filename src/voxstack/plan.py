@@ -56,13 +56,13 @@ class StackWork:
         counts = (2 + 4 * self.n_maps) * voxels
         return rows + threads * max(reading, writing) + counts
 
-    def subjects_per_batch(self, n_subjects: int, *, memory: int, threads: int) -> int:
+    def subjects_per_batch(self, *, memory: int, threads: int) -> int:
         """Subjects that one task reads and writes, which are one row of chunks.
+
+        It does not depend on how many there are: others may be appended to a cohort of few.
 
         Parameters
         ----------
-        n_subjects
-            In the cohort.
         memory
             Bytes that a task may use.
         threads
@@ -71,7 +71,7 @@ class StackWork:
         Returns
         -------
         int
-            `SUBJECTS_PER_CHUNK`, or the largest half, quarter ... of it that fits; no more than there are subjects.
+            `SUBJECTS_PER_CHUNK`, or the largest half, quarter ... of it that fits.
 
         Raises
         ------
@@ -80,8 +80,8 @@ class StackWork:
         """
         size = SUBJECTS_PER_CHUNK
         while size >= 1:
-            if self.needs(min(size, n_subjects), threads) <= _SHARE * memory:
-                return min(size, n_subjects)
+            if self.needs(size, threads) <= _SHARE * memory:
+                return size
             size //= 2
         raise self._too_little(self.needs(1, threads) / _SHARE, memory)
 

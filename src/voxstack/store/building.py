@@ -171,7 +171,7 @@ def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:
     preparation, means = request.preparation, share()
     itemsize = np.dtype(preparation.options.dtype).itemsize
     work = memory.StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered)
-    size = work.subjects_per_batch(len(request.labels), memory=means.memory, threads=means.threads)
+    size = work.subjects_per_batch(memory=means.memory, threads=means.threads)
     plan = standing.plan(request.goal, request.digest(), request.labels, size)
     work.check(plan.subjects_per_chunk, memory=means.memory, threads=means.threads)
     return plan, means.threads
