@@ -39,24 +39,12 @@ def measure(folder: Path) -> tuple[dict[str, object], list[Number]]:
         table = _repeated(folder, n)
         found[str(n)] = {what: _run(what, table, folder / f"{n}.zarr") for what in ("stack", "fit")}
     few, many = found[str(FEW)], found[str(MANY)]
+    grown = f"peak memory of {{}}, {MANY:,} against {FEW} subjects"
+    planned = f"peak memory of {{}} of {MANY:,} subjects against its plan"
+    ratios = [(grown, few, "peak", 110), (planned, many, "plan", 100)]
     numbers = [
-        Number(
-            f"peak memory of {what}, {MANY:,} against {FEW} subjects",
-            100 * many[what]["peak"] / few[what]["peak"],
-            110,
-            "%",
-            at_most=True,
-        )
-        for what in ("stack", "fit")
-    ]
-    numbers += [
-        Number(
-            f"peak memory of {what} of {MANY:,} subjects against its plan",
-            100 * many[what]["peak"] / many[what]["plan"],
-            100,
-            "%",
-            at_most=True,
-        )
+        Number(name.format(what), 100 * many[what]["peak"] / whole[what][against], limit, "%", at_most=True)
+        for name, whole, against, limit in ratios
         for what in ("stack", "fit")
     ]
     return {"bytes": found}, numbers

@@ -1,7 +1,10 @@
 """Fixtures that several test files share."""
 
 import os
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -42,3 +45,24 @@ def wager_table(data_folder: Path) -> pd.DataFrame:
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 3 subjects."""
     monkeypatch.setattr("voxstack.plan.SUBJECTS_PER_CHUNK", 3)
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[dict[str, Any]]:
+    """Storage options for a bucket called "bucket", of an S3 server on loopback."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
+    yield {
+        "aws_access_key_id": "an-access-key",
+        "aws_secret_access_key": "a-secret-key",
+        "endpoint": endpoint,
+        "region": "us-east-1",
+        "client_options": {"allow_http": True},
+        "virtual_hosted_style_request": False,
+    }
+    server.stop()

@@ -7,8 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ import numpy as np
 import obstore
 import pandas as pd
 import pytest
-from moto.server import ThreadedMotoServer
 from zarr.storage import FsspecStore
 
 import voxstack as vx
@@ -131,24 +129,6 @@ class Remote:
         told = {"run": "0" * 32, "host": "node-17", "process": 4711, "beat": time.time() - silent}
         self.put(url, LOCK, json.dumps(told).encode())
         return told
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
-    yield {
-        "aws_access_key_id": "an-access-key",
-        "aws_secret_access_key": "a-secret-key",
-        "endpoint": endpoint,
-        "region": "us-east-1",
-        "client_options": {"allow_http": True},
-        "virtual_hosted_style_request": False,
-    }
-    server.stop()
 
 
 @pytest.fixture(params=["memory", "s3"])

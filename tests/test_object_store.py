@@ -1,35 +1,13 @@
 """Cohorts and results in object stores: a real S3 protocol server on loopback, and any fsspec protocol."""
 
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import xarray as xr
-from moto.server import ThreadedMotoServer
 
 import voxstack as vx
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[dict[str, Any]]:
-    """Storage options for a bucket called "bucket"."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    urllib.request.urlopen(urllib.request.Request(f"{endpoint}/bucket", method="PUT")).close()
-    yield {
-        "aws_access_key_id": "an-access-key",
-        "aws_secret_access_key": "a-secret-key",
-        "endpoint": endpoint,
-        "region": "us-east-1",
-        "client_options": {"allow_http": True},
-        "virtual_hosted_style_request": False,
-    }
-    server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -36,11 +36,18 @@ def listing(items: Iterable[object], *, most: int = 5) -> str:
 
 
 @contextmanager
-def writing(place: object) -> Iterator[None]:
-    """Whatever the operating system refuses meanwhile is a `StoreError` that names the place and says what to do."""
+def writing(place: object, *, kept: str = "") -> Iterator[None]:
+    """Whatever the operating system refuses meanwhile is a `StoreError` that names the place and says what to do.
+
+    Parameters
+    ----------
+    place
+        What is written.
+    kept
+        A sentence on what becomes of what is there already.
+    """
     try:
         yield
     except OSError as error:
-        raise StoreError(
-            f"{place} cannot be written: {error}. Make room, or choose a place where you may write, and call again."
-        ) from error
+        advice = " ".join(filter(None, (kept, "Make room, or choose a place where you may write, and call again.")))
+        raise StoreError(f"{place} cannot be written: {error}. {advice}") from error

@@ -3,8 +3,6 @@
 import math
 from dataclasses import dataclass
 
-from dask.utils import format_bytes
-
 from voxstack.errors import InputError
 
 SUBJECTS_PER_CHUNK = 64
@@ -94,7 +92,7 @@ class StackWork:
     def _too_little(self, needed: float, memory: int, what: str = "A subject") -> InputError:
         return InputError(
             f"{what} of {' x '.join(map(str, self.shape))} voxels need{'s' if what == 'A subject' else ''} "
-            f"{format_bytes(int(needed))} of memory to be stacked, and a task has {format_bytes(memory)}. Raise the "
+            f"{needed / 2**20:.2f} MiB of memory to be stacked, and a task has {memory / 2**20:.2f} MiB. Raise the "
             "limit, use fewer threads, or workers with more memory."
         )
 

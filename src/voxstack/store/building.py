@@ -4,8 +4,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
@@ -14,8 +14,8 @@ import xarray as xr
 from dask.delayed import delayed
 from zarr.abc.store import Store
 
-from voxstack import plan as memory
-from voxstack.errors import StoreError, VoxstackWarning
+from voxstack.errors import VoxstackWarning, writing
+from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
 from voxstack.run import Task, run, share
@@ -80,12 +80,16 @@ class Request:
         told = [self.preparation.digest(), self.maps, len(self.labels)]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
-    def fingerprint(self, rows: slice) -> int:
-        """Of what one batch is made from; another one at each call for images in memory."""
-        files = {
-            name: [image.source.fingerprint() or uuid4().hex for image in of_map[rows]]
+    @cached_property
+    def _files(self) -> dict[str, list[str]]:
+        return {
+            name: [image.source.fingerprint() or uuid4().hex for image in of_map]
             for name, of_map in self.placed.items()
         }
+
+    def fingerprint(self, rows: slice) -> int:
+        """Of what one batch is made from; another one at each call for images in memory."""
+        files = {name: of_map[rows] for name, of_map in self._files.items()}
         told = json.dumps([self.labels[rows], files]).encode()
         return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "little") | 1  # 0 is "not done"
 
@@ -131,10 +135,11 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
     cohort = _described(request, plan)
 
     # Compute
-    with _writable(request.location):
+    with writing(request.location, kept="What was done is kept."):
         arrays = layout.maps_metadata(cohort, request.maps, plan.subjects_per_chunk, Editions(plan.maps, plan.labels))
         marks = Marks(store, len(plan.batches()), len(request.maps), request.preparation.grid.shape)
-        plan = _begin(store, request, standing, plan).begin(store, call)
+        _make_room(store, standing, plan)
+        plan = plan.begin(store, call)
         tasks = list(_batches(request, plan, arrays, marks, threads))
         results = run(tasks, threads_each=threads)
         for _ in track(results, total=len(tasks), description="stack", visible=progress):
@@ -170,7 +175,7 @@ def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:
     """The plan, and the threads that each task uses."""
     preparation, means = request.preparation, share()
     itemsize = np.dtype(preparation.options.dtype).itemsize
-    work = memory.StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered)
+    work = StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered)
     size = work.subjects_per_batch(memory=means.memory, threads=means.threads)
     plan = standing.plan(request.goal, request.digest(), request.labels, size)
     work.check(plan.subjects_per_chunk, memory=means.memory, threads=means.threads)
@@ -189,21 +194,20 @@ def _described(request: Request, plan: Plan) -> xr.Dataset:
     return layout.cohort_template(request.preparation.grid, labels, covariates, request.maps, dtype)
 
 
-def _begin(store: Store, request: Request, standing: Standing, plan: Plan) -> Plan:
-    """Make room for a plan, or go on with it."""
+def _make_room(store: Store, standing: Standing, plan: Plan) -> None:
+    """Sweep what a plan does not go on with."""
     if standing.unfinished == plan:
         sweep(store, keep=lambda key: not key.endswith(".partial"))
-        return plan
+        return
     if standing.unfinished is not None and not standing.unswept and has_marks(store):
         warnings.warn(
-            f"A stopped call was writing other subjects, or with other options, to {request.location}. What it did "
+            f"A stopped call was writing other subjects, or with other options, to {standing.location}. What it did "
             "cannot be used; this call begins anew.",
             VoxstackWarning,
             stacklevel=4,
         )
     published = standing.published
     sweep(store, keep=lambda key: published is not None and published.owns(key))
-    return plan
 
 
 def _batches(
@@ -259,14 +263,3 @@ def tidy(store: Store) -> None:
     published = Published.read(store)
     assert published is not None
     sweep(store, keep=lambda key: published.owns(key) or published.owned_before_appending(key))
-
-
-@contextmanager
-def _writable(location: Location) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{location} cannot be written: {error}. What was done is kept: make room, or whatever is needed, and call "
-            "again."
-        ) from error

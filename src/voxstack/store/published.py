@@ -84,18 +84,18 @@ class Published:
         whole: dict[str, Any] = document
         return whole
 
-    @property
+    @cached_property
     def attributes(self) -> dict[str, Any]:
         """Of the root group."""
         return dict(self._document["attributes"])
 
-    @property
+    @cached_property
     def arrays(self) -> dict[str, dict[str, Any]]:
         """Metadata of all arrays, by name."""
         nodes = self._document["consolidated_metadata"]["metadata"]
         return {name: node for name, node in nodes.items() if node.get("node_type") == "array"}
 
-    @property
+    @cached_property
     def editions(self) -> Editions:
         """Of a cohort."""
         return Editions.from_attribute(self.attributes["editions"])
@@ -112,25 +112,27 @@ class Published:
 
     def owns(self, key: str) -> bool:
         """Whether a key belongs to what is published."""
-        name, _, rest = key.partition("/")
-        if key == ROOT or name not in self.arrays:
-            return key == ROOT
-        return rest == ROOT or rest in self._chunk_keys[name]
+        return key in self._keys
 
     def owned_before_appending(self, key: str) -> bool:
         """Whether a key is of the labels, mask and counts before the last subjects were appended.
 
         They stay until the cohort is written again: whoever opened it before, without loading them, finds them.
         """
-        name, _, rest = key.partition("/")
-        if len(self.editions.history) < 2 or name not in self.arrays:
-            return False
-        before = {**self.arrays[name], "chunk_key_encoding": key_encoding(self.editions.labels - 1)}
-        return rest in chunk_keys(before)
+        return key in self._keys_before_appending
 
     @cached_property
-    def _chunk_keys(self) -> dict[str, frozenset[str]]:
-        return {name: frozenset(chunk_keys(metadata)) for name, metadata in self.arrays.items()}
+    def _keys(self) -> frozenset[str]:
+        chunks = (f"{name}/{key}" for name, metadata in self.arrays.items() for key in chunk_keys(metadata))
+        return frozenset((ROOT, *(f"{name}/{ROOT}" for name in self.arrays), *chunks))
+
+    @cached_property
+    def _keys_before_appending(self) -> frozenset[str]:
+        if len(self.editions.history) < 2:
+            return frozenset()
+        encoding = {"chunk_key_encoding": key_encoding(self.editions.labels - 1)}
+        labels = self.arrays.keys() - set(self.attributes["provenance"]["maps"])
+        return frozenset(f"{name}/{key}" for name in labels for key in chunk_keys({**self.arrays[name], **encoding}))
 
 
 def chunk_keys(metadata: Mapping[str, Any]) -> Sequence[str]:

@@ -1,6 +1,7 @@
 """What stands at the place where a cohort is to be written, and what may be done to it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -8,7 +9,7 @@ from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError
 from voxstack.grid import Grid
-from voxstack.schema import SUBJECT, check_kind
+from voxstack.schema import check_kind
 from voxstack.store import keys
 from voxstack.store.location import Location
 from voxstack.store.open import open_cohort
@@ -91,29 +92,16 @@ class Standing:
         unfinished = self.unfinished
         if unfinished is not None:
             base = unfinished.base if self.unswept else self._base()
-            same = self._planned(goal, base, request, labels, unfinished.subjects_per_chunk)
-            if (
-                same is not None
-                and same.continues(unfinished)
-                and (not self.unswept or self._labels()[unfinished.first :] == labels)
-            ):
-                return unfinished
+            with suppress(StoreError):
+                same = self._plan(goal, base, request, labels, unfinished.subjects_per_chunk)
+                if same.continues(unfinished):
+                    return unfinished
         size = subjects_per_chunk if goal != "append" or self.published is None else self.published.subjects_per_chunk
-        first, editions = self._start(goal, self._base())
-        return Plan(request, first, first + len(labels), size, editions.maps, editions.labels)
+        return self._plan(goal, self._base(), request, labels, size)
 
-    def _planned(
-        self, goal: Goal, base: tuple[int, Editions] | None, request: str, labels: list[str], size: int
-    ) -> Plan | None:
-        try:
-            first, editions = self._start(goal, base)
-        except StoreError:
-            return None
+    def _plan(self, goal: Goal, base: tuple[int, Editions] | None, request: str, labels: list[str], size: int) -> Plan:
+        first, editions = self._start(goal, base)
         return Plan(request, first, first + len(labels), size, editions.maps, editions.labels)
-
-    def _labels(self) -> list[str]:
-        cohort = open_cohort(self.location.url, storage_options=self.location.storage_options)
-        return [str(label) for label in cohort[SUBJECT].values]
 
     def _base(self) -> tuple[int, Editions] | None:
         return None if self.published is None else (self.published.n_subjects, self.published.editions)
