@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
@@ -163,6 +163,8 @@ class TestFormats:
 class TestCompression:
     @settings(deadline=None, max_examples=15)
     @given(cuts=st.lists(st.integers(0, 352 + 2 * WHOLE.size), min_size=1, max_size=4).map(sorted))
+    @example([0, 772])
+    @example([(352 + 2 * WHOLE.size) // 2])  # two of one length
     def test_gzip_of_several_members(self, tmp_path_factory: pytest.TempPathFactory, cuts: list[int]) -> None:
         content = nifti(WHOLE.astype("int16")).to_bytes()
         path = tmp_path_factory.mktemp("members") / "a.nii.gz"

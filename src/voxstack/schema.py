@@ -8,7 +8,7 @@ import xarray as xr
 
 from voxstack.errors import InputError, StoreError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 SUBJECT = "subject"
 SPACE = ("x", "y", "z")

@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -94,27 +95,21 @@ def _named_errors(path: Path) -> Iterator[None]:
 
 def _checked_header(path: Path) -> ImageHeader:
     if _is_single_file(path):
-        start = _start(path)
-        header, data_file = _single_header(path, start.head), path
-        if header.get_data_offset() < header.sizeof_hdr:
-            raise InputError(f"{path}: its data would begin at byte {header.get_data_offset()}, inside its header.")
-        affine = header.get_best_affine()
+        start, data_file = _start(path), path
+        told = _single_header(path, start.head)
+        if told.offset < told.length:
+            raise InputError(f"{path}: its data would begin at byte {told.offset}, inside its header.")
     else:
         image = _pair(path)
-        header, affine, data_file = image.header, image.affine, Path(image.file_map["image"].filename)
+        told, data_file = _told(image.header, image.affine), Path(image.file_map["image"].filename)
         if not data_file.is_file():
             raise InputError(f"{path}: its image file {data_file.name} is missing.")
         start = _start(data_file)
-    dtype = header.get_data_dtype()
-    require_real(dtype, str(path))
-    shape = tuple(int(n) for n in header.get_data_shape())
-    header.get_slope_inter()  # raises where it cannot be read
-    expected = header.get_data_offset() + math.prod(shape) * dtype.itemsize
-    found = _inflated_size(data_file, start.told, expected) if start.is_gzip else start.told
-    if found < expected:
-        raise InputError(f"{path}: truncated, {found} of {expected} bytes are there. Copy it again.")
-    code = int(header["sform_code"]) or int(header["qform_code"]) if "sform_code" in header else 0
-    return ImageHeader(shape, np.asarray(affine, float), code)
+    require_real(told.dtype, str(path))
+    found = _inflated_size(data_file, start.told, told.stop) if start.is_gzip else start.told
+    if found < told.stop:
+        raise InputError(f"{path}: truncated, {found} of {told.stop} bytes are there. Copy it again.")
+    return ImageHeader(told.shape, told.affine, told.code)
 
 
 def _whole_image(path: Path) -> NDArray[Any]:
@@ -124,15 +119,12 @@ def _whole_image(path: Path) -> NDArray[Any]:
         holder.fileobj = BytesIO(_content(Path(holder.filename)))
         return np.asanyarray(type(image).from_file_map(image.file_map).dataobj)
     content = _content(path)
-    header = _single_header(path, content)
     # What nibabel does with an image, without the image.
-    shape, dtype, offset = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
-    if len(content) < offset + math.prod(shape) * dtype.itemsize:
+    told = _single_header(path, content)
+    if len(content) < told.stop:
         raise EOFError(f"{len(content)} bytes are there")
-    raw: NDArray[Any] = np.ndarray(shape, dtype, buffer=content, offset=int(offset), order="F")
-    slope, inter = header.get_slope_inter()
-    scaled = apply_read_scaling(raw, 1.0 if slope is None else slope, 0.0 if inter is None else inter)
-    return np.asanyarray(scaled)
+    raw: NDArray[Any] = np.ndarray(told.shape, told.dtype, buffer=content, offset=told.offset, order="F")
+    return np.asanyarray(apply_read_scaling(raw, told.slope, told.inter))
 
 
 def _pair(path: Path) -> Any:
@@ -158,8 +150,9 @@ def _content(path: Path) -> bytes:
     (told,) = struct.unpack("<I", content[-4:].rjust(4, b"\0"))
     if told <= len(content) * _MOST_DEFLATED:
         # In one step into a buffer of the size that the file tells.
-        inflated = zlib_ng.decompress(content, wbits=31, bufsize=max(told, 1))
-        if len(inflated) == told:
+        whole = zlib_ng.decompressobj(wbits=31)
+        inflated = whole.decompress(content, max(told, 1))
+        if whole.eof and not whole.unused_data and len(inflated) == told:
             return bytes(inflated)
     return bytes(gzip_ng.decompress(content))  # of several gzip members, or larger than 4 GiB
 
@@ -218,11 +211,57 @@ def _single_class(path: Path, head: bytes) -> Any:
     raise InputError(f"{path}: not a NIfTI image.")
 
 
-def _single_header(path: Path, head: bytes) -> Any:
+class _Told(NamedTuple):
+    """What a header tells.
+
+    Attributes
+    ----------
+    shape, dtype
+        Of the data.
+    offset, stop
+        Bytes where they begin and end.
+    slope, inter
+        That scale them.
+    affine : (4, 4) float64
+        From voxel numbers to mm.
+    code
+        NIfTI code of the space.
+    length
+        Of the header.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    offset: int
+    stop: int
+    slope: float
+    inter: float
+    affine: NDArray[np.float64]
+    code: int
+    length: int
+
+
+def _told(header: Any, affine: Any) -> _Told:
+    shape, dtype = tuple(int(n) for n in header.get_data_shape()), header.get_data_dtype()
+    offset = int(header.get_data_offset())
+    slope, inter = header.get_slope_inter()  # raises where they cannot be read
+    scaling = 1.0 if slope is None else slope, 0.0 if inter is None else inter
+    code = int(header["sform_code"]) or int(header["qform_code"]) if "sform_code" in header else 0
+    stop = offset + math.prod(shape) * dtype.itemsize
+    return _Told(shape, dtype, offset, stop, *scaling, np.asarray(affine, float), code, int(header.sizeof_hdr))
+
+
+def _single_header(path: Path, head: bytes) -> _Told:
     kind = _single_class(path, head).header_class
-    header = kind(head[: kind.template_dtype.itemsize], check=False)
+    return _parsed(kind, head[: kind.template_dtype.itemsize])
+
+
+@lru_cache(maxsize=256)
+def _parsed(kind: Any, head: bytes) -> _Told:
+    """Files of one study mostly share one header, and nibabel takes longer to read it than to inflate it."""
+    header = kind(head, check=False)
     header.check_fix(_repairs)
-    return header
+    return _told(header, header.get_best_affine())
 
 
 def _inflated_size(path: Path, told: int, expected: int) -> int:

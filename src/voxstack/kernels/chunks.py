@@ -10,17 +10,23 @@ from voxstack.kernels.jit import jit
 
 @jit
 def _cut(volume: NDArray[Any], chunks: NDArray[Any], row: int) -> None:
-    # Images run fastest along x, chunks along z: of each tile (x, z) the lines of both stay in cache.
-    nx, ny, nz = volume.shape
-    a_n, b_n, c_n, _, sx, sy, sz = chunks.shape
-    for a in range(a_n):
-        for c in range(c_n):
-            for b in range(b_n):
-                target = chunks[a, b, c, row]
-                for y in range(min(sy, ny - b * sy)):
-                    for x in range(min(sx, nx - a * sx)):
-                        for z in range(min(sz, nz - c * sz)):
-                            target[x, y, z] = volume[a * sx + x, b * sy + y, c * sz + z]
+    # The image is gone through once, in the order of its memory; each chunk, too, is written in that of its own.
+    nz, ny, nx = volume.shape
+    a_n, b_n, c_n, _, sz, sy, sx = chunks.shape
+    for z in range(nz):
+        for y in range(ny):
+            for a in range(a_n):
+                n = min(sx, nx - a * sx)
+                line = chunks[a, y // sy, z // sz, row, z % sz, y % sy]
+                source = volume[z, y, a * sx : a * sx + n]
+                for x in range(n):
+                    line[x] = source[x]
+                for x in range(n, sx):
+                    line[x] = np.nan
+    for z in range(c_n * sz):
+        for y in range(ny if z < nz else 0, b_n * sy):
+            for a in range(a_n):
+                chunks[a, y // sy, z // sz, row, z % sz, y % sy] = np.nan
 
 
 def cut(volume: NDArray[np.floating], chunks: NDArray[np.floating], row: int) -> None:
@@ -29,30 +35,16 @@ def cut(volume: NDArray[np.floating], chunks: NDArray[np.floating], row: int) ->
     Parameters
     ----------
     volume : (x, y, z) float32 or float64
-        With any strides.
-    chunks : (a, b, c, n, i, j, k) float32 or float64
-        Chunk (a, b, c) holds the voxels from (a i, b j, c k) on, of n subjects. One subject's row is written, but for
-        what lies beyond the image: that is of `pad`.
+        With any strides; fast where it lies in memory as in a NIfTI file, x fastest.
+    chunks : (a, b, c, n, k, j, i) float32 or float64
+        Chunk (a, b, c) holds the voxels from (a i, b j, c k) on, of n subjects, its axes in the order z, y, x. One
+        subject's row is written; what lies beyond the image becomes NaN.
     row
         Of the subject.
     """
-    _check_cover(chunks, volume.shape)
-    _cut(volume, chunks, row)
-
-
-def pad(chunks: NDArray[np.floating], shape: tuple[int, ...]) -> None:
-    """Set what lies beyond images of a shape (x, y, z) to NaN, for all subjects."""
-    _check_cover(chunks, shape)
-    for axis, n in enumerate(shape):
-        size = chunks.shape[4 + axis]
-        inside = n - (chunks.shape[axis] - 1) * size
-        last = np.moveaxis(np.moveaxis(chunks, axis, 0)[-1], 3 + axis, 0)
-        last[inside:] = np.nan
-
-
-def _check_cover(chunks: NDArray[np.floating], shape: tuple[int, ...]) -> None:
-    counts = tuple(-(-n // size) for n, size in zip(shape, chunks.shape[4:], strict=True))
-    assert chunks.shape[:3] == counts, (chunks.shape, shape)
+    counts = tuple(-(-n // size) for n, size in zip(volume.shape, chunks.shape[:3:-1], strict=True))
+    assert chunks.shape[:3] == counts, (chunks.shape, volume.shape)
+    _cut(volume.T, chunks, row)
 
 
 class Counts(NamedTuple):
@@ -60,7 +52,7 @@ class Counts(NamedTuple):
 
     Attributes
     ----------
-    zero, nonzero : (i, j, k) uint8
+    zero, nonzero : (k, j, i) uint8
         Subjects whose value is 0, and those whose value is neither 0 nor missing.
     present, infinite : (n,) int64
         Voxels where a subject's value is not missing, and where it is infinite.
@@ -88,7 +80,6 @@ def _count(
             is_known, is_zero = np.uint8(row[j] == row[j]), np.uint8(row[j] == 0)
             zero[j] += is_zero
             nonzero[j] += is_known - is_zero
-        for j in range(v):
             known += np.int32(row[j] == row[j])
             finite += np.int32(row[j] - row[j] == 0)
         present[i] = known
@@ -100,7 +91,7 @@ def count(chunk: NDArray[np.floating]) -> Counts:
 
     Parameters
     ----------
-    chunk : (n, i, j, k) float32 or float64
+    chunk : (n, k, j, i) float32 or float64
         Of at most 255 subjects; NaN is missing.
     """
     n = len(chunk)

@@ -6,6 +6,7 @@ Folders are read and written directly: Zarr's way through an event loop costs mo
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -64,9 +65,11 @@ def put_new(store: Store, key: str, content: bytes) -> None:
 
 def delete(store: Store, keys: Iterable[str]) -> None:
     """Remove keys, also such that are not there."""
+    root = str(store.root) if isinstance(store, LocalStore) else None
     for key in keys:
-        if isinstance(store, LocalStore):
-            (store.root / key).unlink(missing_ok=True)
+        if root is not None:
+            with suppress(FileNotFoundError):
+                Path(root, key).unlink()
         else:
             sync(store.delete(key))
 
@@ -82,8 +85,9 @@ def delete_everything(store: Store) -> None:
 def all_keys(store: Store) -> list[str]:
     """Every key, in order."""
     if isinstance(store, LocalStore):
-        found = [Path(folder, name) for folder, _, names in os.walk(store.root) for name in names]
-        return sorted(path.relative_to(store.root).as_posix() for path in found)
+        root = str(store.root)
+        found = [f"{folder}/{name}" for folder, _, names in os.walk(root) for name in names]
+        return sorted(path[len(root) + 1 :].replace(os.sep, "/") for path in found)
 
     async def collected() -> list[str]:
         return [key async for key in store.list()]
@@ -103,7 +107,7 @@ def prune(store: Store) -> None:
     """Remove the empty folders that deleted keys leave behind."""
     if not isinstance(store, LocalStore):
         return
-    for name, _, _ in os.walk(store.root, topdown=False):
-        folder = Path(name)
-        if folder != store.root and not any(folder.iterdir()):
-            folder.rmdir()
+    for folder, _, names in os.walk(store.root, topdown=False):
+        if not names and folder != str(store.root):
+            with suppress(OSError):  # it holds other folders
+                Path(folder).rmdir()

@@ -9,14 +9,13 @@ import xarray as xr
 import zarr
 from numpy.typing import DTypeLike
 from zarr.abc.store import Store
-from zarr.codecs import ZstdCodec
 from zarr.storage import MemoryStore
 
 from voxstack.grid import Grid
 from voxstack.plan import voxel_chunks
 from voxstack.schema import SPACE, SUBJECT, annotate
 from voxstack.store import keys
-from voxstack.store.chunks import LEVEL
+from voxstack.store.chunks import CODECS
 from voxstack.store.encoding import encode
 from voxstack.store.published import Editions, key_encoding
 
@@ -85,13 +84,12 @@ def _encoding(
 ) -> dict[str, dict[str, Any]]:
     shape = cohort[maps[0]].shape[1:]
     chunks = voxel_chunks((shape[0], shape[1], shape[2]))
-    compressor = ZstdCodec(level=LEVEL)
     encoding: dict[str, dict[str, Any]] = {}
     for name, variable in cohort.variables.items():
         edition = editions.maps if name in maps else editions.labels
         encoding[str(name)] = {"chunk_key_encoding": key_encoding(edition)}
         if name in maps:
-            encoding[str(name)] |= {"chunks": (subjects_per_chunk, *chunks), "compressors": [compressor]}
+            encoding[str(name)] |= {"chunks": (subjects_per_chunk, *chunks), **CODECS}
         elif set(SPACE) <= set(variable.dims):  # whole: they are never read in part
-            encoding[str(name)] |= {"chunks": variable.shape, "compressors": [compressor]}
+            encoding[str(name)] |= {"chunks": variable.shape, "compressors": CODECS["compressors"]}
     return encoding

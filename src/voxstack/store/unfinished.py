@@ -1,29 +1,27 @@
 """What a call of `stack` has done so far, so that the next call goes on from there.
 
-Below the key ``stack.partial`` lie the plan and, for each batch of subjects, one chunk of marks and one of counts. A
+Below the key ``stack.partial`` lie the plan and, for each batch of subjects, one key of marks and one of counts. A
 batch's mark is written when its chunks of the maps and its counts are there; publishing removes it all.
 """
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import zarr
+from numcodecs.zstd import Zstd
 from numpy.typing import NDArray
-from zarr import Array
 from zarr.abc.store import Store
-from zarr.codecs import ZstdCodec
-from zarr.storage import MemoryStore
 
 from voxstack.store import keys
 from voxstack.store.chunks import LEVEL
 from voxstack.store.coverage import Coverage
-from voxstack.store.published import Editions, open_array
+from voxstack.store.published import Editions
 
 FOLDER = "stack.partial"
 PLAN = f"{FOLDER}/plan.json"
+_MARKS, _COUNTS = f"{FOLDER}/marks", f"{FOLDER}/counts"
+_zstd = Zstd(level=LEVEL)
 
 
 @dataclass(frozen=True)
@@ -94,9 +92,9 @@ class Plan:
 class Marks:
     """What is known of each batch of a plan.
 
-    Two arrays. Marks (batches, 2) uint64: fingerprint of the sources and digest of the values, 0 where the batch is not
-    done. Counts (batches, 1 + 2 maps, x, y, z) uint8: subjects with data in every map; then for each map those whose
-    value is 0, and those whose value is neither 0 nor missing.
+    Two keys each. ``marks/NUMBER`` holds two uint64: fingerprint of the sources and digest of the values.
+    ``counts/NUMBER`` holds compressed counts (1 + 2 maps, x, y, z) in uint8: subjects with data in every map; then for
+    each map those whose value is 0, and for each those whose value is neither 0 nor missing.
 
     Parameters
     ----------
@@ -109,50 +107,42 @@ class Marks:
     """
 
     def __init__(self, store: Store, n_batches: int, n_maps: int, shape: tuple[int, int, int]) -> None:
-        self._n_maps, self._shape = n_maps, shape
-        n_counts = 1 + 2 * n_maps
-        self._marks = _array(store, "marks", (n_batches, 2), (1, 2), "uint64")
-        self._counts = _array(store, "counts", (n_batches, n_counts, *shape), (1, n_counts, *shape), "uint8")
+        self._store, self._n_batches, self._n_maps = store, n_batches, n_maps
+        self._shape = (1 + 2 * n_maps, *shape)
 
     def set(self, batch: int, fingerprint: int, digest: int, counts: NDArray[np.uint8]) -> None:
         """Mark a batch as done, which is the last thing that is written of it."""
-        self._counts[batch] = counts
-        self._marks[batch] = np.array([fingerprint, digest], dtype=np.uint64)
+        told = np.array([fingerprint, digest], dtype="<u8").tobytes()
+        keys.put(self._store, {f"{_COUNTS}/{batch}": bytes(_zstd.encode(counts)), f"{_MARKS}/{batch}": told})
 
     def remove(self, batch: int) -> None:
         """Before a batch is done anew."""
-        self._marks[batch] = np.zeros(2, dtype=np.uint64)
+        keys.delete(self._store, [f"{_MARKS}/{batch}"])
+
+    @property
+    def _marks(self) -> NDArray[np.uint64]:
+        told = [keys.get(self._store, f"{_MARKS}/{batch}") for batch in range(self._n_batches)]
+        whole = [content if content is not None and len(content) == 16 else bytes(16) for content in told]
+        return np.frombuffer(b"".join(whole), dtype="<u8").reshape(-1, 2)
 
     def fingerprints(self) -> list[int]:
         """Of the sources of each batch; 0 where it is not done."""
-        return [int(value) for value in np.asarray(self._marks[:])[:, 0]]
+        return self._marks[:, 0].tolist()
 
     def digests(self) -> NDArray[np.uint64]:
         """Of the values of each batch."""
-        return np.asarray(self._marks[:])[:, 1]
+        return self._marks[:, 1]
 
     def coverage(self) -> Coverage:
         """Of all batches together."""
-        total = np.zeros(self._counts.shape[1:], dtype=np.int32)
-        for batch in range(self._counts.shape[0]):
-            total += np.asarray(self._counts[batch])
+        total = np.zeros(self._shape, dtype=np.int32)
+        for batch in range(self._n_batches):
+            content = keys.get(self._store, f"{_COUNTS}/{batch}")
+            assert content is not None, batch
+            total += np.frombuffer(_zstd.decode(content), dtype=np.uint8).reshape(self._shape)
         return Coverage(total[0], total[1 : 1 + self._n_maps], total[1 + self._n_maps :])
 
 
 def has_marks(store: Store) -> bool:
     """Whether some batch of some plan is done."""
-    return any(key.startswith(f"{FOLDER}/marks/") for key in keys.all_keys(store))
-
-
-def _array(store: Store, name: str, shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> Array[Any]:
-    """An array that is not a node of its store: nobody but a plan, which knows its metadata, finds it."""
-    node = zarr.create_array(
-        MemoryStore(),
-        shape=shape,
-        chunks=chunks,
-        dtype=dtype,
-        fill_value=0,
-        zarr_format=3,
-        compressors=[ZstdCodec(level=LEVEL)],
-    )
-    return open_array(store, f"{FOLDER}/{name}", node.metadata.to_dict())
+    return any(key.startswith(f"{_MARKS}/") for key in keys.all_keys(store))

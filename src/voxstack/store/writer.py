@@ -1,11 +1,11 @@
 """Stacking in batches: each task reads its subjects' images and writes its own row of chunks."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from zlib_ng import zlib_ng
 
 from voxstack.errors import InputError, StoreError
 from voxstack.io.readers import read_maps
-from voxstack.kernels.chunks import Counts, count, cut, pad
+from voxstack.kernels.chunks import Counts, count, cut
 from voxstack.store import keys
 from voxstack.store.chunks import encode_chunk
 from voxstack.store.location import Location
@@ -25,7 +25,6 @@ from voxstack.store.published import open_array
 from voxstack.store.unfinished import Marks, Plan
 
 Index = tuple[int, int, int]
-T = TypeVar("T")
 
 
 class Buffers:
@@ -34,14 +33,10 @@ class Buffers:
     def __init__(self) -> None:
         self._spare: list[NDArray[Any]] = []
 
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any], grid: tuple[int, int, int]) -> NDArray[Any]:
-        """Chunks (a, b, c, n, i, j, k) of any content, but for what lies beyond the grid, which is NaN."""
+    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+        """Chunks (a, b, c, n, k, j, i) of any content."""
         spare = self._spare.pop() if self._spare else None
-        if spare is not None and spare.shape == shape:  # nothing is ever written beyond the grid
-            return spare
-        chunks = np.empty(shape, dtype=dtype)
-        pad(chunks, grid)
-        return chunks
+        return spare if spare is not None and spare.shape == shape else np.empty(shape, dtype=dtype)
 
     def give(self, chunks: NDArray[Any]) -> None:
         """Chunks of `take` that nobody uses any more."""
@@ -128,9 +123,6 @@ def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Writte
     target = open_array(store, name, batch.arrays[name])
     chunks = _read(batch, batch.maps[name], target, pool)
     mine = chunks[:, :, :, batch.before :]
-    counted = dict(_each(lambda index: count(mine[index]), mine, pool))
-    within = "" if batch.preparation.outside is None else " inside the mask"
-    _refuse(batch.maps[name], list(counted.values()), mine.dtype, within)
     if Plan.read(store) != batch.plan:
         raise StoreError(
             f"{batch.location} is not being written by this call any more, or this worker does not see it. Workers "
@@ -138,22 +130,28 @@ def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Writte
         )
     row = batch.rows.start // batch.plan.subjects_per_chunk
 
-    def write(index: Index) -> bytes:
+    def write(index: Index) -> tuple[Counts, bytes]:
         key = f"{name}/{target.metadata.encode_chunk_key((row, *index))}"
-        if counted[index].present.any() or not np.isnan(chunks[index][: batch.before]).all():
+        counts = count(mine[index])
+        if counts.present.any() or not np.isnan(chunks[index][: batch.before]).all():
             content = _filled_up(chunks[index], target)
             keys.put(store, {key: content})
-            return int(zlib_ng.crc32(content)).to_bytes(4, "little")
+            return counts, int(zlib_ng.crc32(content)).to_bytes(4, "little")
         keys.delete(store, [key])  # chunks without any value are not stored
-        return bytes(4)
+        return counts, bytes(4)
 
-    digests = dict(_each(write, chunks, pool))
+    indexes = _indexes(chunks)
+    written = list(pool.map(write, indexes))
+    counted = {index: counts for index, (counts, _) in zip(indexes, written, strict=True)}
+    # What is written is of no cohort yet: a batch that is refused is not marked, and its chunks are swept.
+    within = "" if batch.preparation.outside is None else " inside the mask"
+    _refuse(batch.maps[name], list(counted.values()), mine.dtype, within)
     known = None if len(batch.maps) == 1 else ~np.isnan(mine)
     batch.buffers.give(chunks)
     return _Written(
         _whole({index: c.zero for index, c in counted.items()}, batch),
         _whole({index: c.nonzero for index, c in counted.items()}, batch),
-        b"".join(digests[index] for index in sorted(digests)),
+        b"".join(digest for _, digest in written),
         known,
     )
 
@@ -163,17 +161,12 @@ def _indexes(chunks: NDArray[Any]) -> list[Index]:
     return list(product(range(a), range(b), range(c)))
 
 
-def _each(work: Callable[[Index], T], chunks: NDArray[Any], pool: Executor) -> Iterator[tuple[Index, T]]:
-    indexes = _indexes(chunks)
-    return zip(indexes, pool.map(work, indexes), strict=True)
-
-
 def _read(batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Executor) -> NDArray[np.floating]:
-    """Chunks (a, b, c, n, i, j, k) with the batch's subjects, after those that are stored in them already."""
+    """Chunks (a, b, c, n, k, j, i) with the batch's subjects, after those that are stored in them already."""
     sides = target.chunks[1:]
     shape = batch.preparation.grid.shape
     counts = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
-    chunks = batch.buffers.take((*counts, batch.before + len(images), *sides), target.dtype, shape)
+    chunks = batch.buffers.take((*counts, batch.before + len(images), *sides[::-1]), target.dtype)
     # Volumes of one 4-D file are read in one go through it, by one thread.
     share = len(images) if images[0].source.volume is not None else 1
     parts = [range(start, min(start + share, len(images))) for start in range(0, len(images), share)]
@@ -194,12 +187,14 @@ def _read(batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Exec
     for index in _indexes(chunks) if batch.before else []:
         voxels = tuple(slice(i * side, min((i + 1) * side, n)) for i, side, n in zip(index, sides, shape, strict=True))
         stored = np.asarray(target[(slice(first, batch.rows.start), *voxels)])
-        chunks[index][(slice(0, batch.before), *(slice(0, n) for n in stored.shape[1:]))] = stored
+        before = chunks[index][: batch.before]
+        before[...] = np.nan
+        before[(slice(None), *(slice(0, n) for n in stored.shape[:0:-1]))] = stored.transpose(0, 3, 2, 1)
     return chunks
 
 
 def _refuse(images: Sequence[Placed], counted: Sequence[Counts], dtype: np.dtype[Any], within: str) -> None:
-    """Before anything is written of a map: subjects with infinities, or without data."""
+    """Subjects with infinities, or without data."""
     infinities = np.sum([c.infinite for c in counted], axis=0)
     present = np.sum([c.present for c in counted], axis=0)
     for image, n_infinite, n_present in zip(images, infinities, present, strict=True):
@@ -216,7 +211,7 @@ def _filled_up(rows: NDArray[np.floating], target: Array[Any]) -> bytes:
     """A whole chunk, with missing values for the subjects that are not there yet."""
     chunk = rows
     if len(rows) < target.chunks[0]:
-        chunk = np.full(target.chunks, np.nan, dtype=rows.dtype)
+        chunk = np.full((target.chunks[0], *rows.shape[1:]), np.nan, dtype=rows.dtype)
         chunk[: len(rows)] = rows
     return encode_chunk(chunk)
 
@@ -228,10 +223,11 @@ def _complete(known: Sequence[NDArray[np.bool_] | None], batch: Batch) -> NDArra
 
 
 def _whole(parts: Mapping[Index, NDArray[np.uint8]], batch: Batch) -> NDArray[np.uint8]:
-    """A volume from the counts of its chunks."""
+    """A volume (x, y, z) from the counts (k, j, i) of its chunks."""
     shape = batch.preparation.grid.shape
     whole = np.empty(shape, dtype=np.uint8)
-    for index, part in parts.items():
+    for index, counts in parts.items():
+        part = counts.T
         starts = [i * side for i, side in zip(index, part.shape, strict=True)]
         place = tuple(slice(s, min(s + side, n)) for s, side, n in zip(starts, part.shape, shape, strict=True))
         whole[place] = part[tuple(slice(0, p.stop - p.start) for p in place)]
