@@ -33,14 +33,14 @@ def measure(folder: Path, repeats: int) -> tuple[dict[str, object], list[Number]
     stack()
     fit()  # compiles the kernels
     _check_agreement(store, folder, table)
-    chunks = _chunks(store)
+    chunks, parts = _chunks(store), _read_by_fit(store)
     contenders = {
         "nilearn": lambda: _nilearn(folder, table),
         "stack": stack,
         "decompress and compress": lambda: _decompress_and_compress(files, chunks),
         "fit": fit,
-        "decode with zarr-python": lambda: _decode_with_zarr(store),
-        "decode with voxstack": lambda: _decode(store),
+        "decode with zarr-python": lambda: _decode_with_zarr(store, parts),
+        "decode with voxstack": lambda: _decode(store, parts),
     }
     times = in_turn(contenders, {name: min(repeats, 3) if name == "nilearn" else repeats for name in contenders})
     t = medians(times)
@@ -68,19 +68,27 @@ def _nilearn(folder: Path, table: Path) -> nib.Nifti1Image:
 
 
 def _chunks(store: Path) -> list[NDArray[np.float32]]:
-    """The chunks of the stored maps, whole as they are compressed."""
+    """The chunks of the stored maps, whole and in the order in which they are compressed."""
     array = zarr.open_array(store, path="effect", mode="r")
     filled = []
-    for corner in _corners(array):
-        values = array[tuple(slice(c, c + s) for c, s in zip(corner, array.chunks, strict=True))]
+    for part in _parts(array):
+        values = array[part]
         chunk = np.full(array.chunks, np.nan, dtype=array.dtype)
         chunk[tuple(slice(0, n) for n in values.shape)] = values
-        filled.append(chunk)
+        filled.append(np.ascontiguousarray(chunk.transpose(0, 3, 2, 1)))
     return filled
 
 
-def _corners(array: zarr.Array) -> list[tuple[int, ...]]:
-    return list(product(*(range(0, n, size) for n, size in zip(array.shape, array.chunks, strict=True))))
+def _parts(array: zarr.Array) -> list[tuple[slice, ...]]:
+    """Where the chunks are."""
+    axes = [range(0, n, size) for n, size in zip(array.shape, array.chunks, strict=True)]
+    return [tuple(slice(c, c + s) for c, s in zip(corner, array.chunks, strict=True)) for corner in product(*axes)]
+
+
+def _read_by_fit(store: Path) -> list[tuple[slice, ...]]:
+    """Where those chunks are that the fit reads: blocks without any voxel of the mask are not read."""
+    mask = vx.open_cohort(store)["mask"].values
+    return [part for part in _parts(zarr.open_array(store, path="effect", mode="r")) if mask[part[1:]].any()]
 
 
 def _decompress_and_compress(files: list[Path], chunks: list[NDArray[np.float32]]) -> None:
@@ -96,21 +104,19 @@ def _decompress_and_compress(files: list[Path], chunks: list[NDArray[np.float32]
         sum(pool.map(lambda chunk: len(compressor.encode(chunk)), chunks))
 
 
-def _decode_with_zarr(store: Path) -> None:
-    """Read every chunk with zarr-python, and drop it."""
+def _decode_with_zarr(store: Path, parts: list[tuple[slice, ...]]) -> None:
+    """Read chunks with zarr-python, and drop them."""
     array = zarr.open_array(store, path="effect", mode="r")
-
-    def read(corner: tuple[int, ...]) -> int:
-        return array[tuple(slice(c, c + s) for c, s in zip(corner, array.chunks, strict=True))].size
-
     with ThreadPoolExecutor(thread_count()) as pool:
-        sum(pool.map(read, _corners(array)))
+        sum(pool.map(lambda part: array[part].size, parts))
 
 
-def _decode(store: Path) -> None:
-    """Read every chunk as the fit does, and drop it."""
-    blocks = vx.open_cohort(store)["effect"].data.to_delayed().ravel()
-    dask.compute(*[dask.delayed(len, pure=False)(block) for block in blocks])
+def _decode(store: Path, parts: list[tuple[slice, ...]]) -> None:
+    """Read chunks as the fit does, and drop them."""
+    maps = vx.open_cohort(store)["effect"].data
+    blocks = maps.to_delayed()
+    numbers = [tuple(p.start // size for p, size in zip(part, maps.chunksize, strict=True)) for part in parts]
+    dask.compute(*[dask.delayed(len, pure=False)(blocks[number]) for number in numbers])
 
 
 def _check_agreement(store: Path, folder: Path, table: Path) -> None:

@@ -1,6 +1,6 @@
 from . import errors as errors
 from ._version import __version__ as __version__
-from .blocks import compute as compute
+from .computation import compute as compute
 from .design import make_design as make_design
 from .export.maps import write_maps as write_maps
 from .export.nifti import to_nifti as to_nifti

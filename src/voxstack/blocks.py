@@ -1,30 +1,26 @@
-"""Labelled arrays as blocks of voxels: the only place that builds Dask graphs.
+"""Labelled arrays as blocks of voxels: the only place that builds Dask graphs of them.
 
 Kernels want (n, v) matrices of plain NumPy; datasets are (subject, x, y, z) in chunks. Here the chunks are laid out as
 tasks, one per subject chunk and voxel block, and their results as lazy maps that share those tasks: computing several
 maps together reads each chunk once.
 """
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
-from typing import Any, cast, overload
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.core import flatten, get_dependencies
-from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from voxstack.errors import InputError
-from voxstack.kernels.chunks import gather
+from voxstack.kernels.chunks import gather, scatter, turned
 from voxstack.plan import SUBJECTS_PER_CHUNK, voxel_chunks
-from voxstack.progress import track
-from voxstack.run import Task, run
 from voxstack.schema import SPACE, SUBJECT
 
 _FAN_IN = 8  # states that one task combines
@@ -112,8 +108,8 @@ def reduce_subjects(
     token = tokenize([array.name for array in arrays], passes, setup, mask, dict(outputs), whole)
     names = [f"{p.name}-{number}-{token}" for number, p in enumerate(passes, start=1)]
     setup_key = f"setup-{token}"
-    rows = _slices(chunks[0])
-    voxels = [_slices(axis) for axis in chunks[1:]]
+    rows = slices(chunks[0])
+    voxels = [slices(axis) for axis in chunks[1:]]
     graph: dict[Any, Any] = {setup_key: _Opaque(setup)}
     for block in product(*(range(len(axis)) for axis in chunks[1:])):
         inside = mask[tuple(axis[i] for axis, i in zip(voxels, block, strict=True))]
@@ -175,20 +171,17 @@ def _partial(
 
 def _matrix(chunks: list[NDArray[Any]], inside: NDArray[np.bool_]) -> NDArray[Any]:
     """(n, v) of the voxels inside, in a type that kernels are compiled for."""
-    block = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+    blocks = [turned(chunk) for chunk in chunks]
+    block = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
     if block.dtype not in (np.float32, np.float64) or not block.dtype.isnative:
         block = block.astype(np.float64)
-    return block.reshape(len(block), -1) if inside.all() else gather(block, inside)
+    return block.reshape(len(block), -1) if inside.all() else gather(block, inside.T)
 
 
 def _scatter(maps: Arrays, inside: NDArray[np.bool_], outputs: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """(..., v) of the voxels inside -> (..., x, y, z), NaN elsewhere."""
-    scattered = {}
-    for name, lead in outputs.items():
-        block = np.full((*lead, *inside.shape), np.nan)
-        block[..., inside] = maps[name]
-        scattered[name] = block
-    return scattered
+    v = int(np.count_nonzero(inside))
+    return {name: turned(scatter(np.broadcast_to(maps[name], (*lead, v)), inside.T)) for name, lead in outputs.items()}
 
 
 def _nothing(shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -243,15 +236,16 @@ def _apply(
     outputs: Mapping[str, tuple[int, ...]],
 ) -> dict[str, Any]:
     space = blocks[0].shape[-3:]
-    columns = {name: block.reshape(*block.shape[:-3], -1) for name, block in zip(names, blocks, strict=True)}
+    columns = {name: turned(block).reshape(*block.shape[:-3], -1) for name, block in zip(names, blocks, strict=True)}
     # Voxels of which nothing is known, most of all those outside the mask, cost nothing.
     known = np.logical_or.reduce([~np.isnan(c).reshape(-1, c.shape[-1]).all(axis=0) for c in columns.values()])
     if not known.any():
         return {name: _nothing((*lead, *space)) for name, lead in outputs.items()}
     if not known.all():
-        columns = {name: np.compress(known, column, axis=-1) for name, column in columns.items()}
+        at = np.flatnonzero(known)
+        columns = {name: np.take(column, at, axis=-1) for name, column in columns.items()}
     results = {name: np.asarray(result, dtype=np.float64) for name, result in function(columns).items()}
-    return _scatter(results, known.reshape(space), outputs)
+    return _scatter(results, known.reshape(space[::-1]).T, outputs)
 
 
 def _unpack(
@@ -280,114 +274,7 @@ def _unpack(
     return arrays
 
 
-def _slices(sizes: tuple[int, ...]) -> list[slice]:
+def slices(sizes: tuple[int, ...]) -> list[slice]:
+    """Of an axis, where its chunks are."""
     stops = np.cumsum(sizes)
     return [slice(int(stop - size), int(stop)) for size, stop in zip(sizes, stops, strict=True)]
-
-
-@overload
-def compute(dataset: xr.Dataset, *, progress: bool = ...) -> xr.Dataset: ...
-
-
-@overload
-def compute(dataset: xr.DataArray, *, progress: bool = ...) -> xr.DataArray: ...
-
-
-def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr.Dataset | xr.DataArray:
-    """Compute a lazy result block by block, on the active Dask client or on threads.
-
-    What ``dataset.compute()`` does, too, but with a progress bar and with only a few blocks of voxels in memory at a
-    time besides the result, however many subjects there are.
-
-    Parameters
-    ----------
-    dataset
-        Such as of `fit_glm` or `contrast`, or one of its variables.
-    progress
-        Show a progress bar.
-
-    Returns
-    -------
-    xarray.Dataset or DataArray
-        The same, in memory.
-    """
-    if isinstance(dataset, xr.DataArray):
-        name, temporary = dataset.name, "map"
-        while temporary in dataset.coords:
-            temporary += "_"
-        return compute(dataset.rename(temporary).to_dataset(), progress=progress)[temporary].rename(name)
-    lazy = [name for name, v in dataset.variables.items() if isinstance(v.data, da.Array) and set(SPACE) <= set(v.dims)]
-    if not lazy:
-        return dataset.compute()
-    dataset = dataset.unify_chunks()
-    done = {name: np.empty(dataset[name].shape, dtype=dataset[name].dtype) for name in lazy}
-    dims = {name: dataset[name].dims for name in lazy}
-    regions = _regions(dataset)
-    tasks = _region_tasks(xr.Dataset({name: dataset.variables[name] for name in lazy}), list(regions))
-    for key, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
-        region = regions[cast(Index, key)]
-        for name in lazy:
-            done[name][tuple(region.get(str(dim), slice(None)) for dim in dims[name])] = block[name]
-    variables = {name: (dims[name], values, dataset[name].attrs) for name, values in done.items()}
-    in_coords = {name: variable for name, variable in variables.items() if name in dataset.coords}
-    in_data = {name: variable for name, variable in variables.items() if name not in dataset.coords}
-    return dataset.assign_coords(in_coords).assign(in_data).compute()
-
-
-Index = tuple[int, int, int]
-
-
-def _regions(dataset: xr.Dataset) -> dict[Index, dict[str, slice]]:
-    """Blocks of voxels by their numbers along x, y and z."""
-    axes = [list(enumerate(_slices(dataset.chunksizes[dim]))) for dim in SPACE]
-    return {(i, j, k): {"x": x, "y": y, "z": z} for (i, x), (j, y), (k, z) in product(*axes)}
-
-
-def _region_tasks(dataset: xr.Dataset, regions: Sequence[Index]) -> Iterator[Task]:
-    """For each block of voxels the part of the graph that it depends on.
-
-    Dask would optimise the graph for each block anew, which takes longer than a small fit, and gives tasks that blocks
-    share other forms under the same keys, which a scheduler refuses (dask issue 9888).
-    """
-    graph: dict[Any, Any] = {}
-    for variable in dataset.values():
-        graph.update(variable.data.__dask_graph__())
-    for region in regions:
-        keys = {name: _block_keys(v.data, v.dims, region) for name, v in dataset.items()}
-        key = f"block-{tokenize(keys)}"
-        part: dict[Any, Any] = {key: (_assembled, list(keys), list(keys.values()))}
-        needed = list(flatten(list(keys.values())))
-        while needed:
-            one = needed.pop()
-            if one not in part:
-                part[one] = graph[one]
-                needed.extend(get_dependencies(graph, one))
-        yield Task(region, Delayed(key, part))
-
-
-def _block_keys(array: da.Array, dims: tuple[Hashable, ...], region: Index) -> Any:
-    """Keys of an array's chunks in a block of voxels, nested as its axes are."""
-    at = dict(zip(SPACE, region, strict=True))
-
-    def nested(chosen: tuple[int, ...]) -> Any:
-        axis = len(chosen)
-        if axis == array.ndim:
-            return (array.name, *chosen)
-        dim = str(dims[axis])
-        return [nested((*chosen, i)) for i in ([at[dim]] if dim in at else range(array.numblocks[axis]))]
-
-    return nested(())
-
-
-def _assembled(names: list[Any], chunks: list[Any]) -> dict[Any, NDArray[Any]]:
-    return {name: _joined(nested) for name, nested in zip(names, chunks, strict=True)}
-
-
-def _joined(nested: Any) -> NDArray[Any]:
-    """One array of nested lists of chunks; mostly there is only one."""
-    one = nested
-    while isinstance(one, list):
-        if len(one) > 1:
-            return np.asarray(da.core.concatenate3(nested))
-        one = one[0]
-    return np.asarray(one)

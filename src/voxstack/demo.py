@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from voxstack.blocks import compute
+from voxstack.computation import compute
 from voxstack.errors import VoxstackError
 from voxstack.export.folder import RESULTS, write_folder
 from voxstack.figures.slices import plot_slices

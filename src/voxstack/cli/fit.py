@@ -7,8 +7,8 @@ import click
 import numpy as np
 import xarray as xr
 
-from voxstack.blocks import compute
 from voxstack.cli.options import computing, contrasts, on_scheduler
+from voxstack.computation import compute
 from voxstack.errors import StoreError
 from voxstack.export.folder import RESULTS, write_folder
 from voxstack.export.maps import make_folder, map_file_names

@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from voxstack.blocks import compute
+from voxstack.computation import compute
 from voxstack.errors import InputError, listing, writing
 from voxstack.export.nifti import to_nifti
 from voxstack.kernels.pvalues import Alternative, z_to_log10p

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 import xarray as xr
 
-from voxstack.blocks import compute
+from voxstack.computation import compute
 from voxstack.errors import InputError, StoreError, writing
 from voxstack.export.maps import make_folder
 from voxstack.schema import validate

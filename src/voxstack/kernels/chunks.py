@@ -47,6 +47,14 @@ def cut(volume: NDArray[np.floating], chunks: NDArray[np.floating], row: int) ->
     _cut(volume.T, chunks, row)
 
 
+def turned(block: NDArray[Any]) -> NDArray[Any]:
+    """Turn (..., x, y, z) into (..., z, y, x), or back, without a copy.
+
+    Wherever voxels are counted, x runs fastest, as in the chunks of a store.
+    """
+    return block.transpose(*range(block.ndim - 3), -1, -2, -3)
+
+
 class Counts(NamedTuple):
     """What a chunk of subjects and voxels holds.
 
@@ -103,6 +111,15 @@ def count(chunk: NDArray[np.floating]) -> Counts:
     return Counts(zero.reshape(chunk.shape[1:]), nonzero.reshape(chunk.shape[1:]), present, infinite)
 
 
+@jit
+def _gather(rows: NDArray[Any], at: NDArray[np.int64], values: NDArray[Any]) -> None:
+    n, v = values.shape
+    for i in range(n):
+        row, line = rows[i], values[i]
+        for j in range(v):
+            line[j] = row[at[j]]
+
+
 def gather(chunk: NDArray[np.floating], inside: NDArray[np.bool_]) -> NDArray[np.floating]:
     """Values of some voxels of a chunk.
 
@@ -121,10 +138,45 @@ def gather(chunk: NDArray[np.floating], inside: NDArray[np.bool_]) -> NDArray[np
     steps = [stride // chunk.itemsize for stride in chunk.strides[1:]]
     if not inside.any() or min(steps) < 0 or any(stride % chunk.itemsize for stride in chunk.strides[1:]):
         return chunk[:, inside]
-    at = sum(index * step for index, step in zip(np.nonzero(inside), steps, strict=True))
+    if chunk[0].flags.c_contiguous:
+        at = np.flatnonzero(inside)
+    else:
+        at = np.sum([index * step for index, step in zip(np.nonzero(inside), steps, strict=True)], axis=0)
     # One row a subject, as far as its last voxel lies from its first one in memory.
     span = 1 + sum((n - 1) * step for n, step in zip(inside.shape, steps, strict=True))
     rows = np.lib.stride_tricks.as_strided(
         chunk, (len(chunk), span), (chunk.strides[0], chunk.itemsize), writeable=False
     )
-    return np.take(rows, at, axis=1)
+    values = np.empty((len(chunk), len(at)), dtype=chunk.dtype)
+    _gather(rows, at, values)
+    return values
+
+
+@jit
+def _scatter(values: NDArray[Any], at: NDArray[np.int64], block: NDArray[np.float64]) -> None:
+    n, v = values.shape
+    for i in range(n):
+        line, row = values[i], block[i]
+        for j in range(v):
+            row[at[j]] = line[j]
+
+
+def scatter(values: NDArray[Any], inside: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Values of some voxels as a block, NaN elsewhere: the way back from `gather`.
+
+    Parameters
+    ----------
+    values : (..., v)
+    inside : (x, y, z) bool
+        The v voxels.
+
+    Returns
+    -------
+    (..., x, y, z) float64 array
+    """
+    assert values.shape[-1] == np.count_nonzero(inside), (values.shape, inside.shape)
+    block = np.full((*values.shape[:-1], *inside.shape), np.nan)
+    at = np.flatnonzero(inside)
+    if len(at):
+        _scatter(values.reshape(-1, len(at)), at, block.reshape(-1, inside.size))
+    return block

@@ -127,7 +127,7 @@ class Marks:
 
     def fingerprints(self) -> list[int]:
         """Of the sources of each batch; 0 where it is not done."""
-        return self._marks[:, 0].tolist()
+        return [int(value) for value in self._marks[:, 0]]
 
     def digests(self) -> NDArray[np.uint64]:
         """Of the values of each batch."""
