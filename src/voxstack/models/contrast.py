@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from voxstack import provenance
 from voxstack.blocks import map_voxels
 from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
-from voxstack.errors import DesignError, InputError
+from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.kernels import pvalues
-from voxstack.kernels.basis import Basis, decompose
+from voxstack.kernels.basis import decompose
 from voxstack.kernels.effect_sizes import confidence_interval
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 from voxstack.models.blueprint import Estimate
 from voxstack.models.effect_sizes import EffectSize, check_confidence, choose_effect_sizes
+from voxstack.models.inputs import check_estimable
 from voxstack.models.registry import MODELS
 from voxstack.schema import SPACE, annotate, validate
 
@@ -91,7 +92,7 @@ def contrast(
     terms = [str(term) for term in fit["term"].values] if "term" in fit.coords else None
     hypotheses = parse_contrasts(contrasts, regressors, terms)
     basis = decompose(fit["design"].values)
-    _check_estimable(hypotheses, fit["design"].values, basis)
+    check_estimable(hypotheses, fit["design"].values, basis)
 
     # Compute (lazily)
     model = MODELS[fit.attrs["model"]]
@@ -177,27 +178,6 @@ class _Test:
             bounds = confidence_interval(e.effect, error, e.dof, self.confidence, self.alternative)
             row |= dict(zip(_BOUNDS, bounds, strict=True))
         return row
-
-
-def _check_estimable(hypotheses: Sequence[Contrast], design: NDArray[np.float64], basis: Basis) -> None:
-    """A contrast can be estimated if its weights lie in the row space of the design."""
-    if basis.rank == design.shape[1]:
-        return
-    scale = np.linalg.norm(design, axis=0)
-    scale[scale == 0] = 1.0  # of a column of zeros, whose coefficient nothing depends on
-    onto_rows = scale[:, None] * (basis.to_beta @ (basis.rows.T @ (design / scale)))
-    refused = []
-    for hypothesis in hypotheses:
-        weights = hypothesis.weights / scale
-        left = np.linalg.norm(weights - weights @ onto_rows, axis=1)
-        if np.any(left > 1e-8 * np.linalg.norm(weights, axis=1)):
-            refused.append(hypothesis.name)
-    if refused:
-        raise DesignError(
-            f"The design is rank deficient, and it cannot estimate the contrast {', '.join(map(repr, refused))}: its "
-            "value depends on which of many equally good solutions is taken. Leave out a regressor that is a "
-            "combination of others, or test a difference that does not depend on it."
-        )
 
 
 def _dof(fit: xr.Dataset, rank: int, n_contrasts: int) -> tuple[Any, Any]:

@@ -1,30 +1,24 @@
 """`fit_glm`: one model, fitted to every voxel of a cohort."""
 
 import operator
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
-import pandas as pd
 import xarray as xr
-from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from voxstack import provenance
 from voxstack.blocks import Reduction, as_blocks, reduce_subjects
 from voxstack.design import Matrix, make_design
-from voxstack.errors import DesignError, InputError, VoxstackWarning, listing
+from voxstack.errors import InputError, listing
 from voxstack.grid import Grid
 from voxstack.kernels.basis import decompose
 from voxstack.models.blueprint import Cases, Missing, Model
+from voxstack.models.inputs import AnalysisMask, check_rank, choose_map, labels_of, mask_inside
 from voxstack.models.registry import MODELS
 from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
-from voxstack.store.mask import mask_on_grid
-
-FitMask = xr.DataArray | NDArray[np.bool_] | str | Path | SpatialImage
 
 
 def fit_glm(
@@ -36,7 +30,7 @@ def fit_glm(
     missing: Missing = "complete",
     min_subjects: int | None = None,
     drop_missing: bool = False,
-    mask: FitMask | None = None,
+    mask: AnalysisMask | None = None,
 ) -> xr.Dataset:
     """Fit a general linear model to every voxel. Nothing is read until the result is computed.
 
@@ -90,17 +84,17 @@ def fit_glm(
     """
     # Validate
     blueprint = _choose(model, missing)
-    name = _choose_map(cohort, variable)
-    _check_labels(cohort)
+    name = choose_map(cohort, variable)
+    check_labels(cohort)
     absent = [need for need in blueprint.needs if need != "map" and need not in map_names(cohort)]
     if absent:
         raise InputError(f"The model {model!r} needs the map {listing(absent)}, which the cohort does not have.")
     matrix = make_design(cohort, design, drop_missing=drop_missing)
     regressors = [str(regressor) for regressor in matrix["regressor"].values]
-    _check_rank(matrix, regressors)
+    check_rank(matrix, decompose(matrix.values), stacklevel=3)
     cases = _cases(missing, min_subjects, len(matrix))
-    kept = np.asarray(_labels(cohort).isin(matrix[SUBJECT].values))
-    inside = _mask(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
+    kept = np.asarray(labels_of(cohort).isin(matrix[SUBJECT].values))
+    inside = mask_inside(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
 
     # Compute (lazily)
     setup = blueprint.prepare(matrix.values, cases)
@@ -156,74 +150,6 @@ def _cases(missing: Missing, min_subjects: SupportsIndex | None, n: int) -> Case
     if least > n:
         raise InputError(f"min_subjects is {least}, but the model has only {n} subjects: no voxel would be left.")
     return Cases(missing, least)
-
-
-def _labels(cohort: xr.Dataset) -> pd.Index:
-    labels = cohort.indexes[SUBJECT] if SUBJECT in cohort.indexes else pd.Index(range(cohort.sizes[SUBJECT]))
-    return labels.astype(str)
-
-
-def _check_labels(cohort: xr.Dataset) -> None:
-    labels = _labels(cohort)
-    if labels.has_duplicates:
-        twice = listing(labels[labels.duplicated()].unique())
-        raise InputError(f"The cohort holds {twice} more than once. Give each image a label of its own.")
-
-
-def _choose_map(cohort: xr.Dataset, variable: str | None) -> str:
-    names = map_names(cohort)
-    if not names:
-        raise InputError("This is no cohort: it has no variable with the dimensions subject, x, y and z.")
-    if variable is None and len(names) == 1:
-        return names[0]
-    if variable is None:
-        raise InputError(f"The cohort has the maps {listing(names)}. Say which one to model: variable={names[0]!r}.")
-    if variable not in names:
-        raise InputError(f"The cohort has no map {variable!r}. It has: {listing(names)}.")
-    return variable
-
-
-def _check_rank(design: xr.DataArray, regressors: list[str]) -> None:
-    n, p = design.shape
-    basis = decompose(design.values)
-    if basis.rank == 0:
-        raise DesignError(f"The design is 0 everywhere; its regressors are {listing(regressors, most=20)}.")
-    if n <= basis.rank:
-        raise DesignError(
-            f"The design has rank {basis.rank} and the cohort {n} subjects: no degrees of freedom are left. "
-            f"Use fewer than {n} independent regressors; these are {listing(regressors, most=20)}."
-        )
-    if basis.rank < p:
-        names = listing(regressors[column] for column in basis.dependent)
-        warnings.warn(
-            f"The design has {p} regressors but rank {basis.rank}: {names} can be written as a combination of the "
-            "regressors before. Their coefficients are not unique; contrasts that are remain exact.",
-            VoxstackWarning,
-            stacklevel=3,
-        )
-
-
-def _mask(cohort: xr.Dataset, mask: FitMask | None) -> NDArray[np.bool_]:
-    if "mask" in cohort.coords:
-        stored = cohort["mask"]
-        if SUBJECT in stored.dims:  # cohorts with masks of their own were concatenated
-            stored = stored.all(SUBJECT)
-        inside = np.asarray(stored.transpose(*SPACE).values, dtype=bool)
-    else:
-        inside = np.ones(Grid.from_dataset(cohort).shape, dtype=bool)
-    if mask is not None:
-        if isinstance(mask, xr.DataArray):
-            # Raises GridMismatch where the lattices differ.
-            mask, _ = xr.align(mask.transpose(*SPACE), cohort, join="inner")
-        if isinstance(mask, str | Path | SpatialImage):
-            mask = mask_on_grid(Path(mask) if isinstance(mask, str) else mask, Grid.from_dataset(cohort))
-        given = np.asarray(mask)
-        if given.shape != inside.shape:
-            raise InputError(f"The mask has the shape {given.shape}, the cohort's grid {inside.shape}.")
-        inside = inside & (np.nan_to_num(given.astype(float)) != 0)
-    if not inside.any():
-        raise InputError("No voxel is left in the mask.")
-    return inside
 
 
 class _Some(NamedTuple):
