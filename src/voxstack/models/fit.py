@@ -16,7 +16,7 @@ from voxstack.errors import InputError, listing
 from voxstack.grid import Grid
 from voxstack.kernels.basis import decompose
 from voxstack.models.blueprint import Cases, Missing, Model
-from voxstack.models.inputs import AnalysisMask, check_rank, choose_map, labels_of, mask_inside
+from voxstack.models.inputs import AnalysisMask, check_labels, check_rank, choose_map, labels_of, mask_inside
 from voxstack.models.registry import MODELS
 from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
 
