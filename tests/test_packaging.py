@@ -37,13 +37,14 @@ FUNCTIONS = {
     "memory_plan",
     "open_cohort",
     "open_results",
+    "permutation_test",
     "save_results",
     "simulate_cohort",
     "stack",
     "to_nifti",
     "write_maps",
 }
-OTHER_NAMES = {"MemoryPlan", "__version__", "errors"}
+OTHER_NAMES = {"Blocks", "MemoryPlan", "TFCE", "__version__", "errors"}
 
 
 def requirements(*extras: str) -> list[Requirement]:

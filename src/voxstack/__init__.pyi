@@ -7,6 +7,9 @@ from .export.nifti import to_nifti as to_nifti
 from .export.results import open_results as open_results
 from .export.results import save_results as save_results
 from .grid import at_mm as at_mm
+from .inference.exchangeability import Blocks as Blocks
+from .inference.permute import permutation_test as permutation_test
+from .inference.statistics import TFCE as TFCE
 from .memory import MemoryPlan as MemoryPlan
 from .memory import memory_plan as memory_plan
 from .models.contrast import contrast as contrast

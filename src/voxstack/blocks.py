@@ -9,12 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
+from dask.core import get_dependencies
+from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
@@ -186,6 +188,72 @@ def _scatter(maps: Arrays, inside: NDArray[np.bool_], outputs: Mapping[str, tupl
 
 def _nothing(shape: tuple[int, ...]) -> NDArray[np.float64]:
     return np.full(shape, np.nan)
+
+
+class Columns(NamedTuple):
+    """The voxels of one block that are inside a mask.
+
+    Attributes
+    ----------
+    numbers : (v,) int64
+        Of the voxels among all those inside, x fastest.
+    values : Delayed
+        (n, v) array, in float32 or float64.
+    """
+
+    numbers: NDArray[np.int64]
+    values: Delayed
+
+
+def columns(array: da.Array, mask: NDArray[np.bool_], kept: NDArray[np.bool_]) -> list[Columns]:
+    """Subjects of a map, all together, block of voxels by block of voxels within a mask.
+
+    Parameters
+    ----------
+    array
+        (n, x, y, z), as of `as_blocks`.
+    mask : (x, y, z) bool
+        Blocks without any voxel inside are left out.
+    kept : (n,) bool
+        Subjects that are wanted.
+    """
+    numbers = np.full(mask.size, -1)
+    numbers[turned(mask).ravel()] = np.arange(np.count_nonzero(mask))
+    numbered = turned(numbers.reshape(mask.shape[::-1]))
+    graph, token = array.__dask_graph__(), tokenize(array.name, mask, kept)
+    axes = [slices(axis) for axis in array.chunks[1:]]
+    found = []
+    for block in product(*(range(len(axis)) for axis in axes)):
+        place = tuple(axis[i] for axis, i in zip(axes, block, strict=True))
+        inside = mask[place]
+        if not inside.any():
+            continue
+        key = f"columns-{token}-{block}"
+        chunks = [(array.name, s, *block) for s in range(array.numblocks[0])]
+        part = {key: (_kept, chunks, inside, kept), **needed_by(graph, chunks)}
+        found.append(Columns(turned(numbered[place])[turned(inside)], Delayed(key, part)))
+    return found
+
+
+def _kept(chunks: list[NDArray[Any]], inside: NDArray[np.bool_], kept: NDArray[np.bool_]) -> NDArray[Any]:
+    matrix = _matrix(chunks, inside)
+    return matrix if kept.all() else matrix[kept]
+
+
+def needed_by(graph: Mapping[Any, Any], keys: Sequence[Any]) -> dict[Any, Any]:
+    """The part of a graph that some keys depend on.
+
+    Dask would optimise the whole graph for each part anew, which takes longer than a small fit, and gives tasks that
+    parts share other forms under the same keys, which a scheduler refuses (dask issue 9888).
+    """
+    part: dict[Any, Any] = {}
+    needed = list(keys)
+    while needed:
+        one = needed.pop()
+        if one not in part:
+            part[one] = graph[one]
+            needed.extend(get_dependencies(graph, one))
+    return part
 
 
 def map_voxels(

@@ -8,11 +8,11 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
-from dask.core import flatten, get_dependencies
+from dask.core import flatten
 from dask.delayed import Delayed
 from numpy.typing import NDArray
 
-from voxstack.blocks import slices
+from voxstack.blocks import needed_by, slices
 from voxstack.kernels.chunks import turned
 from voxstack.progress import track
 from voxstack.run import Task, run
@@ -82,25 +82,15 @@ def _regions(dataset: xr.Dataset) -> dict[Index, dict[str, slice]]:
 
 
 def _region_tasks(dataset: xr.Dataset, regions: Sequence[Index]) -> Iterator[Task]:
-    """For each block of voxels the part of the graph that it depends on.
-
-    Dask would optimise the graph for each block anew, which takes longer than a small fit, and gives tasks that blocks
-    share other forms under the same keys, which a scheduler refuses (dask issue 9888).
-    """
+    """For each block of voxels the part of the graph that it depends on."""
     graph: dict[Any, Any] = {}
     for variable in dataset.values():
         graph.update(variable.data.__dask_graph__())
     for region in regions:
         keys = {name: _block_keys(v.data, v.dims, region) for name, v in dataset.items()}
         key = f"block-{tokenize(keys)}"
-        part: dict[Any, Any] = {key: (_assembled, list(keys), list(keys.values()))}
-        needed = list(flatten(list(keys.values())))
-        while needed:
-            one = needed.pop()
-            if one not in part:
-                part[one] = graph[one]
-                needed.extend(get_dependencies(graph, one))
-        yield Task(region, Delayed(key, part))
+        assembled = (_assembled, list(keys), list(keys.values()))
+        yield Task(region, Delayed(key, {key: assembled, **needed_by(graph, list(flatten(list(keys.values()))))}))
 
 
 def _block_keys(array: da.Array, dims: tuple[Hashable, ...], region: Index) -> Any:

@@ -138,3 +138,28 @@ class FitWork:
         solved = (2 * p + 3 + 4 * squares + (2 * self.maps_per_contrast + 4) * self.n_contrasts) * 8 * voxels
         maps = self.maps_per_contrast * self.n_contrasts * 8 * math.prod(self.shape)
         return threads * (reading + reduced + solved) + maps
+
+
+WINDOW = 4096
+"""Relabellings of one task of a permutation test that takes maxima of voxels."""
+
+
+@dataclass(frozen=True)
+class PermutationWork:
+    """What a task of a permutation test with statistics of whole maps has in memory.
+
+    Attributes
+    ----------
+    voxels
+        In the mask.
+    n_hypotheses
+        That are tested in one pass.
+    """
+
+    voxels: int
+    n_hypotheses: int
+
+    def relabellings_per_batch(self, *, memory: int) -> int:
+        """Relabellings whose maps one task holds, of a number that is a power of 2 and at most 64."""
+        each = 8 * self.voxels * (self.n_hypotheses + 2)  # the ratios of all, and of one the map and its copy
+        return 1 << int(math.log2(max(min(_SHARE * memory / each, 64), 1)))

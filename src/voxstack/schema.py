@@ -78,6 +78,35 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
     ("contrast", "partial_r2"): Variable(_CONTRAST_MAP, "partial R2"),
     ("contrast", "ci_lower"): Variable(_CONTRAST_MAP, "lower confidence bound of the effect"),
     ("contrast", "ci_upper"): Variable(_CONTRAST_MAP, "upper confidence bound of the effect"),
+    ("permutation", "stat"): Variable(_CONTRAST_MAP, "test statistic"),
+    ("permutation", "p_uncorrected"): Variable(_CONTRAST_MAP, "uncorrected p-value of the statistic"),
+    ("permutation", "voxel_p_fwe"): Variable(_CONTRAST_MAP, "p-value of the statistic, corrected for all voxels"),
+    ("permutation", "cluster_extent"): Variable(_CONTRAST_MAP, "extent of the cluster", "voxels"),
+    ("permutation", "cluster_extent_p_fwe"): Variable(_CONTRAST_MAP, "p-value of cluster extent, corrected"),
+    ("permutation", "cluster_mass"): Variable(_CONTRAST_MAP, "mass of the cluster: sum of its absolute values"),
+    ("permutation", "cluster_mass_p_fwe"): Variable(_CONTRAST_MAP, "p-value of cluster mass, corrected"),
+    ("permutation", "tfce"): Variable(_CONTRAST_MAP, "threshold-free cluster enhancement"),
+    ("permutation", "tfce_p_fwe"): Variable(_CONTRAST_MAP, "p-value of TFCE, corrected for all voxels"),
+    **{
+        ("permutation", f"{name}_p_fwe_joint"): Variable(
+            _CONTRAST_MAP, f"p-value of {text}, corrected for all voxels and contrasts"
+        )
+        for name, text in (
+            ("voxel", "the statistic"),
+            ("cluster_extent", "cluster extent"),
+            ("cluster_mass", "cluster mass"),
+            ("tfce", "TFCE"),
+        )
+    },
+    ("permutation", "null_max"): Variable(
+        (("statistic", "contrast", "permutation"),), "maximum over voxels of each relabelling, the identity first"
+    ),
+    ("permutation", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
+    ("permutation", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),
+    ("permutation", "dof"): Variable((("contrast",),), "residual degrees of freedom"),
+    ("permutation", "relabelling"): Variable((("contrast",),), "how subjects were relabelled"),
+    ("permutation", "n_relabellings"): Variable((("contrast",),), "relabellings that were run, the identity included"),
+    ("permutation", "exhaustive"): Variable((("contrast",),), "whether all distinct relabellings were run"),
     ("contrast", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
     ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),
     ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom"),
@@ -100,7 +129,7 @@ def annotate(dataset: xr.Dataset, kind: str, **attrs: Any) -> xr.Dataset:
     dataset
         Dimensions and names as registered for `kind`; a data variable that is not registered is an error of voxstack.
     kind
-        "cohort", "fit" or "contrast".
+        "cohort", "fit", "contrast" or "permutation".
     **attrs
         Attributes of the dataset itself, besides its kind and schema version.
     """
@@ -129,7 +158,8 @@ def check_kind(attributes: Mapping[str, Any], *kinds: str) -> None:
     found, version = attributes.get("kind"), attributes.get("schema_version", 0)
     if found not in kinds:
         was = "it does not say what it is" if found is None else f"it is a {found}"
-        raise InputError(f"This dataset is not a voxstack {' or '.join(kinds)}: {was}.")
+        wanted = " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
+        raise InputError(f"This dataset is not a voxstack {wanted}: {was}.")
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         raise StoreError(
             f"This {found} was written by a newer voxstack (schema {version}; this one reads up to {SCHEMA_VERSION}). "

@@ -17,6 +17,7 @@ _VERBS = {
     "stack": "Stack NIfTI maps and a participants table into one cohort.",
     "info": "Say what a cohort or a result holds.",
     "fit": "Fit a linear model to every voxel and test contrasts.",
+    "permute": "Test contrasts by relabelling subjects, corrected for all voxels.",
 }
 
 

@@ -1,59 +1,34 @@
 """voxstack fit."""
 
-import os
 from pathlib import Path
 
 import click
 import numpy as np
 import xarray as xr
 
-from voxstack.cli.options import computing, contrasts, on_scheduler
+from voxstack.cli.options import check_output, computing, contrasts, modelling, on_scheduler, tell_dropped
 from voxstack.computation import compute
-from voxstack.errors import StoreError
-from voxstack.export.folder import RESULTS, write_folder
+from voxstack.export.folder import write_folder
 from voxstack.export.maps import make_folder, map_file_names
-from voxstack.export.results import check_target
-from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.kernels.pvalues import Alternative
 from voxstack.memory import memory_plan
 from voxstack.models.blueprint import Missing
 from voxstack.models.contrast import contrast
 from voxstack.models.effect_sizes import EFFECT_SIZES
 from voxstack.models.fit import fit_glm
-from voxstack.store.location import Location
 from voxstack.store.open import open_cohort
 
 
 @click.command("fit")
 @click.argument("store", type=click.Path(readable=False))
-@click.option("--design", required=True, metavar="FORMULA", help="Such as '~ age + C(site) * sex'.")
-@click.option(
-    "--contrast",
-    "t_contrasts",
-    multiple=True,
-    metavar="[NAME=]EXPRESSION",
-    help="A regressor, or an expression such as 'young_old=a - b'. May be repeated.",
-)
-@click.option(
-    "--f-contrast",
-    "f_contrasts",
-    multiple=True,
-    metavar="NAME=EXPRESSION, ...",
-    help="Such as 'group=a - b, b - c'. May be repeated.",
-)
-@click.option("--variable", help="Map to model, where the cohort has several.")
+@modelling
 @click.option("--missing", type=click.Choice(["complete", "available"]), default="complete", show_default=True,
               help="Voxels that every subject has, or for each voxel the subjects that have it.")  # fmt: skip
 @click.option("--min-subjects", type=int, metavar="N",
               help="With --missing available: leave out voxels with data of fewer subjects.")  # fmt: skip
-@click.option("--drop-missing", is_flag=True, help="Leave out subjects without a covariate of the design, by name.")
-@click.option("--mask", type=click.Path(readable=False), help="An image that narrows the cohort's mask.")
-@click.option("--alternative", type=click.Choice(ALTERNATIVES), default="two-sided", show_default=True)
 @click.option("--effect-size", "effect_sizes", type=click.Choice(list(EFFECT_SIZES)), multiple=True,
               help="Write maps of this effect size, too. May be repeated.")  # fmt: skip
 @click.option("--confidence", type=float, metavar="LEVEL", help="Such as 0.95: write bounds of the effect, too.")
-@click.option("--log10-p", is_flag=True, help="Write -log10 p in place of p.")
-@click.option("--output", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
-@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
 @computing
 def command(
     store: str,
@@ -77,11 +52,7 @@ def command(
 ) -> None:
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
-    check_target(Location.of(folder / RESULTS), overwrite=overwrite)
-    within = Path(os.path.realpath(folder))
-    for parent in (within, *within.parents):
-        if (parent / "zarr.json").exists():
-            raise StoreError(f"{parent} is a store itself. Choose another folder for the results.")
+    check_output(folder, overwrite=overwrite)
     with on_scheduler(where, memory_limit, quiet):
         cohort = open_cohort(store)
         fit = fit_glm(
@@ -91,7 +62,7 @@ def command(
         lazy = contrast(fit, hypotheses, alternative=alternative, effect_sizes=effect_sizes, confidence=confidence)
         # What cannot be written is found before the work starts.
         map_file_names(lazy, log10_p=log10_p)
-        _tell_dropped(fit)
+        tell_dropped(fit.attrs.get("dropped_subjects", []))
         if not quiet:
             _tell_design(fit)
             plan = memory_plan(
@@ -107,12 +78,6 @@ def command(
     paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
     if not quiet:
         click.echo(f"{len(paths)} maps and results.zarr in {folder}")
-
-
-def _tell_dropped(fit: xr.Dataset) -> None:
-    dropped = fit.attrs.get("dropped_subjects")
-    if dropped:
-        click.echo(f"Left out {len(dropped)} subjects for a missing covariate: {', '.join(dropped)}", err=True)
 
 
 def _tell_design(fit: xr.Dataset) -> None:

@@ -1,14 +1,20 @@
 """Options that several verbs share, and how their texts are read."""
 
+import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from voxstack.errors import InputError
+from voxstack.errors import InputError, StoreError
+from voxstack.export.folder import RESULTS
+from voxstack.export.results import check_target
+from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.run import scheduler
+from voxstack.store.location import Location
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,6 +37,54 @@ def computing(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def modelling(command: Command) -> Command:
+    """What `fit` and `permute` share: design, contrasts, map, mask and where the results go."""
+    folder = click.Path(path_type=Path)
+    for option in reversed(
+        (
+            click.option("--design", required=True, metavar="FORMULA", help="Such as '~ age + C(site) * sex'."),
+            click.option(
+                "--contrast",
+                "t_contrasts",
+                multiple=True,
+                metavar="[NAME=]EXPRESSION",
+                help="A regressor, or an expression such as 'young_old=a - b'. May be repeated.",
+            ),
+            click.option(
+                "--f-contrast",
+                "f_contrasts",
+                multiple=True,
+                metavar="NAME=EXPRESSION, ...",
+                help="Such as 'group=a - b, b - c'. May be repeated.",
+            ),
+            click.option("--variable", help="Map to model, where the cohort has several."),
+            click.option("--drop-missing", is_flag=True, help="Leave out subjects without a covariate of the design."),
+            click.option("--mask", type=click.Path(readable=False), help="An image that narrows the cohort's mask."),
+            click.option("--alternative", type=click.Choice(ALTERNATIVES), default="two-sided", show_default=True),
+            click.option("--log10-p", is_flag=True, help="Write -log10 p in place of p."),
+            click.option("--output", "folder", type=folder, required=True, metavar="DIR"),
+            click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def check_output(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a folder for results that holds other ones, or lies in a store; before any work."""
+    check_target(Location.of(folder / RESULTS), overwrite=overwrite)
+    within = Path(os.path.realpath(folder))
+    for parent in (within, *within.parents):
+        if (parent / "zarr.json").exists():
+            raise StoreError(f"{parent} is a store itself. Choose another folder for the results.")
+
+
+def tell_dropped(dropped: Sequence[str]) -> None:
+    """Name the subjects that were left out."""
+    if dropped:
+        click.echo(f"Left out {len(dropped)} subjects for a missing covariate: {', '.join(dropped)}", err=True)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ def write_folder(dataset: xr.Dataset, folder: Path, *, overwrite: bool = False, 
     Parameters
     ----------
     dataset
-        Of `contrast` or `fit_glm`.
+        Of `contrast`, `fit_glm` or `permutation_test`.
     folder
         Made if it is not there.
     overwrite

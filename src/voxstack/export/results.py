@@ -18,7 +18,7 @@ from voxstack.store.location import Location
 from voxstack.store.open import read
 from voxstack.store.published import ROOT
 
-_KINDS = ("contrast", "fit")
+_KINDS = ("contrast", "fit", "permutation")
 
 
 def save_results(
@@ -29,7 +29,7 @@ def save_results(
     Parameters
     ----------
     dataset
-        Of `contrast` or `fit_glm`; what is lazy is computed.
+        Of `contrast`, `fit_glm` or `permutation_test`; what is lazy is computed.
     store
         Folder or URL to write.
     overwrite

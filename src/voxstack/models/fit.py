@@ -91,7 +91,7 @@ def fit_glm(
         raise InputError(f"The model {model!r} needs the map {listing(absent)}, which the cohort does not have.")
     matrix = make_design(cohort, design, drop_missing=drop_missing)
     regressors = [str(regressor) for regressor in matrix["regressor"].values]
-    check_rank(matrix, decompose(matrix.values), stacklevel=3)
+    check_rank(matrix, decompose(matrix.values))
     cases = _cases(missing, min_subjects, len(matrix))
     kept = np.asarray(labels_of(cohort).isin(matrix[SUBJECT].values))
     inside = mask_inside(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)

@@ -72,7 +72,7 @@ def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.boo
     return inside
 
 
-def check_rank(design: xr.DataArray, basis: Basis, *, stacklevel: int) -> None:
+def check_rank(design: xr.DataArray, basis: Basis) -> None:
     """Refuse a design that leaves no degrees of freedom, and warn of columns that are combinations of others."""
     n, p = design.shape
     regressors = [str(regressor) for regressor in design["regressor"].values]
@@ -89,7 +89,7 @@ def check_rank(design: xr.DataArray, basis: Basis, *, stacklevel: int) -> None:
             f"The design has {p} regressors but rank {basis.rank}: {names} can be written as a combination of the "
             "regressors before. Their coefficients are not unique; contrasts that are remain exact.",
             VoxstackWarning,
-            stacklevel=stacklevel + 1,
+            stacklevel=3,
         )
 
 

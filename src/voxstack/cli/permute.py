@@ -1,0 +1,141 @@
+"""voxstack permute."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from voxstack.cli.options import check_output, computing, contrasts, modelling, on_scheduler, tell_dropped
+from voxstack.design import make_design
+from voxstack.export.folder import write_folder
+from voxstack.export.maps import make_folder
+from voxstack.inference.exchangeability import Blocks
+from voxstack.inference.hypotheses import Relabelling
+from voxstack.inference.methods import METHODS
+from voxstack.inference.permute import permutation_test
+from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Scale
+from voxstack.kernels.pvalues import Alternative
+from voxstack.store.open import open_cohort
+
+
+@click.command("permute")
+@click.argument("store", type=click.Path(readable=False))
+@modelling
+@click.option("--permutations", type=int, default=5000, show_default=True, metavar="N",
+              help="Relabellings, the identity included; all, once, where there are no more.")  # fmt: skip
+@click.option("--statistic", "statistics", type=click.Choice([VOXEL, *STATISTICS]), multiple=True,
+              help="By default voxel. May be repeated.")  # fmt: skip
+@click.option("--method", type=click.Choice(list(METHODS)), default="freedman-lane", show_default=True,
+              help="How nuisance regressors are dealt with.")  # fmt: skip
+@click.option("--relabelling", type=click.Choice(["auto", "permute", "flip", "both"]), default="auto",
+              show_default=True, help="Permute subjects, flip signs, or both.")  # fmt: skip
+@click.option("--blocks", "column", metavar="COLUMN", help="A covariate within whose groups subjects are exchanged.")
+@click.option("--whole-blocks", metavar="COLUMN", help="A covariate whose groups are exchanged as wholes.")
+@click.option("--block-file", type=click.Path(readable=False), metavar="CSV",
+              help="Exchangeability blocks as PALM reads them.")  # fmt: skip
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--cluster-forming-p", type=float, metavar="P", help="Of one tail, such as 0.001.")
+@click.option("--cluster-forming-z", type=float, metavar="Z", help="Such as 3.1.")
+@click.option("--connectivity", type=int, default=26, show_default=True, help="Neighbours in a cluster: 6, 18 or 26.")
+@click.option("--tfce-connectivity", type=int, default=6, show_default=True, help="Neighbours for TFCE.")
+@click.option("--two-sided-clusters", type=click.Choice(["signed", "absolute"]), default="signed", show_default=True)
+@click.option("--scale", type=click.Choice(["z", "stat"]), default="z", show_default=True,
+              help="Of the maps that are clustered or enhanced.")  # fmt: skip
+@click.option("--joint", is_flag=True, help="Correct across contrasts, too.")
+@click.option(
+    "--checkpoint", metavar="DIR", help="Keeps what is done: after a stop the same command goes on from there."
+)
+@computing
+def command(
+    store: str,
+    design: str,
+    t_contrasts: tuple[str, ...],
+    f_contrasts: tuple[str, ...],
+    variable: str | None,
+    drop_missing: bool,
+    mask: str | None,
+    alternative: Alternative,
+    log10_p: bool,
+    folder: Path,
+    overwrite: bool,
+    permutations: int,
+    statistics: tuple[str, ...],
+    method: str,
+    relabelling: Relabelling,
+    column: str | None,
+    whole_blocks: str | None,
+    block_file: str | None,
+    seed: int,
+    cluster_forming_p: float | None,
+    cluster_forming_z: float | None,
+    connectivity: int,
+    tfce_connectivity: int,
+    two_sided_clusters: Literal["signed", "absolute"],
+    scale: Scale,
+    joint: bool,
+    checkpoint: str | None,
+    where: str,
+    memory_limit: str | None,
+    quiet: bool,
+) -> None:
+    """Test contrasts by relabelling the subjects of the cohort STORE, and write maps and results.zarr into DIR."""
+    hypotheses = contrasts(t_contrasts, f_contrasts)
+    check_output(folder, overwrite=overwrite)
+    with on_scheduler(where, memory_limit, quiet), _resumable(checkpoint):
+        cohort = open_cohort(store)
+        matrix = make_design(cohort, design, drop_missing=drop_missing)
+        tell_dropped(matrix.attrs.get("dropped_subjects", []))
+        make_folder(folder)
+        result = permutation_test(
+            cohort,
+            matrix,
+            hypotheses,
+            variable=variable,
+            mask=mask,
+            n_permutations=permutations,
+            statistics=statistics or (VOXEL,),
+            alternative=alternative,
+            method=method,
+            relabelling=relabelling,
+            blocks=_blocks(column, whole_blocks, block_file),
+            seed=seed,
+            cluster_forming_p=cluster_forming_p,
+            cluster_forming_z=cluster_forming_z,
+            connectivity=connectivity,
+            tfce=TFCE(connectivity=tfce_connectivity),
+            two_sided_clusters=two_sided_clusters,
+            scale=scale,
+            joint=joint,
+            checkpoint=checkpoint,
+            progress=not quiet,
+        )
+    paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
+    if not quiet:
+        for name, kind, number, exhaustive in zip(
+            *(result[key].values for key in ("contrast", "relabelling", "n_relabellings", "exhaustive")), strict=True
+        ):
+            all_of_them = ", all there are" if exhaustive else ""
+            click.echo(f"{name}: {number} relabellings ({kind}{all_of_them})")
+        click.echo(f"{len(paths)} maps and results.zarr in {folder}")
+
+
+@contextmanager
+def _resumable(checkpoint: str | None) -> Iterator[None]:
+    """Say after Ctrl-C how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            click.echo(f"Stopped. What was done is in {checkpoint}: the same command goes on from there.", err=True)
+        raise
+
+
+def _blocks(column: str | None, whole: str | None, file: str | None) -> str | Blocks | None:
+    given = [option for option in (column, whole, file) if option is not None]
+    if len(given) > 1:
+        raise click.UsageError("Give one of --blocks, --whole-blocks and --block-file; a file can hold several levels.")
+    if file is not None:
+        return Blocks.read(file)
+    return column if whole is None else Blocks(whole, whole=True)

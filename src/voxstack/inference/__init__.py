@@ -1,0 +1,1 @@
+"""Permutation tests: what is relabelled, how, and what is found."""

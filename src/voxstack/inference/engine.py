@@ -1,0 +1,141 @@
+"""All relabellings of all voxels: one schedule for maxima of voxels, one for statistics of whole maps."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+from dask.delayed import delayed
+from numpy.typing import NDArray
+
+from voxstack.blocks import Columns
+from voxstack.inference.checkpoint import Arrays, Checkpoint, digest, pack, unpack
+from voxstack.inference.hypotheses import Hypothesis
+from voxstack.inference.statistics import Enhancement
+from voxstack.inference.work import largest_of_maps, ratios_block, tally_block
+from voxstack.kernels.permuted import Float
+from voxstack.progress import track
+from voxstack.run import Task, run
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of one hypothesis at the v voxels of the mask.
+
+    Attributes
+    ----------
+    observed : (v,) float64
+        r or R of the identity.
+    counts : (v,) int64
+        Of relabellings whose score reaches it.
+    maxima : (b,) float64
+        Of the scores of each relabelling.
+    largest : dict
+        For each statistic of whole maps, its largest value of each relabelling (b,).
+    """
+
+    observed: Float
+    counts: NDArray[np.int64]
+    maxima: Float
+    largest: dict[str, Float] = field(default_factory=dict)
+
+
+def count_voxels(
+    blocks: Sequence[Columns], hypotheses: Sequence[Hypothesis], checkpoint: Checkpoint, *, progress: bool
+) -> list[Found]:
+    """Observed ratios, counts and maxima of all voxels: a task holds a window of relabellings of one block.
+
+    Parameters
+    ----------
+    blocks
+        That the mask is divided into.
+    hypotheses
+        All of them are tested while a block is in memory.
+    checkpoint
+        Holds what was done before, and gets what is done now.
+    """
+    v = sum(len(block.numbers) for block in blocks)
+    found = [Found(np.full(v, np.nan), np.zeros(v, dtype=np.int64), np.full(h.number, -np.inf)) for h in hypotheses]
+    most = max(h.number for h in hypotheses)
+    left = []
+    for number, block in enumerate(blocks):
+        done, missing = checkpoint.divide(f"voxels/{number}", most, checkpoint.schedule["window"])
+        for rows in done:
+            _add(found, block, rows, unpack(checkpoint.load(f"voxels/{number}", rows), len(hypotheses)))
+        left += [(number, rows) for rows in missing]
+    shared, work = delayed(hypotheses, traverse=False), delayed(tally_block, pure=False)
+    tasks = (Task((i, rows), work(blocks[i].values, shared, rows.start, rows.stop)) for i, rows in left)
+    for key, tallies in track(run(tasks), total=len(left), description="voxels", visible=progress):
+        number, rows = cast("tuple[int, range]", key)
+        parts = [tally._asdict() for tally in tallies]
+        checkpoint.save(f"voxels/{number}", rows, pack(parts))
+        _add(found, blocks[number], rows, parts)
+    return found
+
+
+def _add(found: Sequence[Found], block: Columns, rows: range, parts: Sequence[Arrays]) -> None:
+    """Take the tallies of one task into the whole."""
+    for whole, part in zip(found, parts, strict=True):
+        if rows.start == 0:
+            whole.observed[block.numbers] = part["observed"]
+        whole.counts[block.numbers] += part["counts"]
+        maxima = whole.maxima[rows.start : rows.start + len(part["maxima"])]
+        np.maximum(maxima, part["maxima"], out=maxima)
+
+
+def enhance_maps(
+    blocks: Sequence[Columns],
+    hypotheses: Sequence[Hypothesis],
+    found: Sequence[Found],
+    enhancement: Enhancement,
+    checkpoint: Checkpoint,
+    *,
+    progress: bool,
+) -> None:
+    """Largest values of statistics of whole maps: a task holds a batch of relabellings of all blocks.
+
+    Parameters
+    ----------
+    blocks, hypotheses, checkpoint
+        As of `count_voxels`.
+    found
+        Gets the largest values.
+    enhancement
+        Statistics, and how maps are enhanced.
+    """
+    for hypothesis, one in zip(hypotheses, found, strict=True):
+        one.largest.update({name: np.zeros(hypothesis.number) for name in enhancement.names})
+    most = max(h.number for h in hypotheses)
+    done, left = checkpoint.divide("maps", most, checkpoint.schedule["batch"])
+    for rows in done:
+        _put(found, rows, unpack(checkpoint.load("maps", rows), len(hypotheses)))
+    tasks = _batches(blocks, hypotheses, enhancement, left)
+    for key, parts in track(run(tasks), total=len(left), description="maps", visible=progress):
+        rows = cast("range", key)
+        checkpoint.save("maps", rows, pack(parts))
+        _put(found, rows, parts)
+
+
+def _put(found: Sequence[Found], rows: range, parts: Sequence[Arrays]) -> None:
+    for whole, part in zip(found, parts, strict=True):
+        for name, values in part.items():
+            whole.largest[name][rows.start : rows.start + len(values)] = values
+
+
+def _batches(
+    blocks: Sequence[Columns], hypotheses: Sequence[Hypothesis], enhancement: Enhancement, batches: Sequence[range]
+) -> Iterator[Task]:
+    tested, how = delayed(hypotheses, traverse=False), delayed(enhancement, traverse=False)
+    numbers: Any = delayed([block.numbers for block in blocks], traverse=False)
+    ratios, largest = delayed(ratios_block, pure=False), delayed(largest_of_maps, pure=False)
+    for rows in batches:
+        pieces = [ratios(block.values, tested, rows.start, rows.stop) for block in blocks]
+        yield Task(rows, largest(pieces, numbers, tested, how))
+
+
+def fingerprint(blocks: Sequence[Columns]) -> str:
+    """Of all values of the blocks, which are read for it."""
+    work = delayed(digest, pure=False)
+    tasks = (Task(number, work(block.values)) for number, block in enumerate(blocks))
+    found = {int(str(key)): part for key, part in run(tasks)}
+    return digest(np.array([found[number] for number in range(len(blocks))]), *(block.numbers for block in blocks))

@@ -1,0 +1,197 @@
+"""What is tested by relabelling, contrast by contrast: the divided model, the method and the relabellings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxstack.contrasts import Contrast
+from voxstack.errors import DesignError
+from voxstack.inference.explanation import check_relabellings, describe_blocks, warn_without_block_effects
+from voxstack.inference.methods import METHODS
+from voxstack.kernels.basis import Basis
+from voxstack.kernels.exchangeability import Tree, orbits
+from voxstack.kernels.partition import Float, Partition, divide, without_rounding
+from voxstack.kernels.permuted import Side
+from voxstack.kernels.pvalues import Alternative
+from voxstack.kernels.relabel import Relabellings
+
+Relabelling = Literal["auto", "permute", "flip", "both"]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One contrast.
+
+    Attributes
+    ----------
+    name, stat_type
+        Of the contrast.
+    side
+        Of the statistic that is tested.
+    partition
+        Of the model.
+    dof
+        Residual degrees of freedom.
+    method
+        Key in `METHODS`.
+    relabellings, number
+        All of them, and how many are run.
+    unmoved
+        Whether every relabelling leaves the space of the nuisance regressors as it is. Then all methods agree, and
+        products with the nuisance regressors are 0.
+    """
+
+    name: str
+    stat_type: Literal["t", "F"]
+    side: Side
+    partition: Partition
+    dof: int
+    method: str
+    relabellings: Relabellings
+    number: int
+    unmoved: bool
+
+    @property
+    def rank(self) -> int:
+        """Of the contrast: numerator degrees of freedom."""
+        return int(self.partition.effect.shape[1])
+
+    @property
+    def kind(self) -> str:
+        """How subjects are relabelled: "permute", "flip" or "both"."""
+        return self.relabellings.kind
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether all distinct relabellings are run."""
+        return self.number == self.relabellings.count
+
+    @property
+    def residuals(self) -> Float:
+        """Basis of what is taken out of the data that are relabelled."""
+        if self.unmoved and not METHODS[self.method].apart:
+            return self.partition.nuisance
+        return METHODS[self.method].residuals(self.partition, self.kind != "permute")
+
+    def vectors(self, start: int, stop: int) -> Float:
+        """Orthonormal vectors (b, m, n) of some of the relabelled models, those that are tested first."""
+        permutations, signs = self.relabellings.batch(start, stop)
+        method = METHODS["still-white" if self.unmoved else self.method]
+        return method.vectors(self.partition, permutations, signs)
+
+    @property
+    def observed(self) -> tuple[Float, Float]:
+        """Basis and vectors (1, m, n) of the observed statistic, which no method changes."""
+        return self.partition.nuisance, self.partition.effect.T[None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How relabelled models are made.
+
+    Attributes
+    ----------
+    subjects
+        Labels.
+    tree
+        Of exchangeability.
+    relabelling
+        "auto" flips signs where no permutation changes what is tested, and permutes elsewhere.
+    method
+        Key in `METHODS`.
+    alternative
+        Of t contrasts.
+    n_permutations
+        At most so many, the identity included.
+    seed
+        Of the relabellings' order.
+    """
+
+    subjects: Sequence[str]
+    tree: Tree
+    relabelling: Relabelling
+    method: str
+    alternative: Alternative
+    n_permutations: int
+    seed: int
+
+
+def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, plan: Plan) -> list[Hypothesis]:
+    """The hypotheses of some contrasts.
+
+    Parameters
+    ----------
+    contrasts
+        That the design can estimate.
+    design : (n, p)
+    basis
+        Of the design.
+    plan
+        How it is relabelled.
+
+    Raises
+    ------
+    DesignError
+        A contrast for which no relabelling but the identity is left.
+
+    Warns
+    -----
+    VoxstackWarning
+        Subjects are permuted within blocks that have no effect in the design.
+    """
+    hypotheses = []
+    model, groups = without_rounding(design), orbits(plan.tree)
+    for contrast in contrasts:
+        partition = divide(basis, contrast.independent)
+        effect = without_rounding(partition.effect)
+        kind = plan.relabelling if plan.relabelling != "auto" else _choose(effect, plan)
+        rows = effect if METHODS[plan.method].rows == "effect" else model
+        relabellings = Relabellings(rows, plan.tree, kind, plan.seed)
+        if relabellings.count == 1:
+            check_relabellings(contrast.name, describe_blocks(plan.tree, rows, kind, plan.subjects))
+        side: Side = "F" if contrast.stat_type == "F" else plan.alternative
+        hypothesis = Hypothesis(
+            name=contrast.name,
+            stat_type=contrast.stat_type,
+            side=side,
+            partition=partition,
+            dof=len(design) - basis.rank,
+            method=plan.method,
+            relabellings=relabellings,
+            number=relabellings.number(plan.n_permutations),
+            unmoved=kind == "permute" and _constant_within(partition.nuisance, groups),
+        )
+        hypotheses.append(hypothesis)
+    if any(hypothesis.kind != "flip" for hypothesis in hypotheses):
+        warn_without_block_effects(design, plan.tree)
+    return hypotheses
+
+
+def check_joint(hypotheses: Sequence[Hypothesis], statistics: Sequence[str]) -> None:
+    """Refuse to correct across contrasts that cannot be compared, relabelling by relabelling."""
+    first = hypotheses[0]
+    for other in hypotheses[1:]:
+        if (other.kind, other.number) != (first.kind, first.number):
+            raise DesignError(
+                f"joint=True needs contrasts that share their relabellings, but {first.name!r} has {first.number} of "
+                f"the kind {first.kind!r} and {other.name!r} {other.number} of the kind {other.kind!r}. Test them by "
+                "one kind (relabelling=), or apart."
+            )
+        if other.stat_type != first.stat_type and set(statistics) - {"voxel"}:
+            raise DesignError(
+                f"joint=True: clusters and TFCE of t and of F cannot be compared ({first.name!r} is "
+                f"{first.stat_type}, {other.name!r} is {other.stat_type}). Test them apart, or voxels alone."
+            )
+
+
+def _choose(effect: Float, plan: Plan) -> Literal["permute", "flip"]:
+    return "flip" if Relabellings(effect, plan.tree, "permute", plan.seed).count == 1 else "permute"
+
+
+def _constant_within(rows: Float, groups: NDArray[np.int64]) -> bool:
+    """Whether all rows of a group are equal but for rounding."""
+    first = np.unique(groups, return_index=True)[1][np.unique(groups, return_inverse=True)[1]]
+    return bool(np.abs(rows - rows[first]).max(initial=0.0) < 1e-12)

@@ -1,0 +1,284 @@
+"""`permutation_test`: p-values from relabelled designs, corrected for all voxels."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from scipy import special
+
+from voxstack import provenance
+from voxstack.blocks import as_blocks, columns
+from voxstack.contrasts import ContrastSpec, parse_contrasts
+from voxstack.covariates import decode
+from voxstack.design import Matrix, make_design
+from voxstack.errors import InputError, listing
+from voxstack.grid import Grid
+from voxstack.inference.checkpoint import Checkpoint, digest
+from voxstack.inference.engine import count_voxels, enhance_maps, fingerprint
+from voxstack.inference.exchangeability import Blocks
+from voxstack.inference.hypotheses import Hypothesis, Plan, Relabelling, check_joint, make_hypotheses
+from voxstack.inference.methods import METHODS
+from voxstack.inference.results import assemble
+from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Enhancement, Scale, check_connectivity
+from voxstack.kernels.basis import decompose
+from voxstack.kernels.exchangeability import Tree, tree_of
+from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.models.inputs import (
+    AnalysisMask,
+    check_estimable,
+    check_labels,
+    check_rank,
+    choose_map,
+    labels_of,
+    mask_inside,
+)
+from voxstack.plan import WINDOW, PermutationWork
+from voxstack.run import share
+from voxstack.schema import SUBJECT, annotate, covariate_names, map_names
+from voxstack.store.location import Location
+
+
+def permutation_test(
+    cohort: xr.Dataset,
+    design: str | Matrix,
+    contrasts: ContrastSpec,
+    *,
+    variable: str | None = None,
+    mask: AnalysisMask | None = None,
+    n_permutations: int = 5000,
+    statistics: Sequence[str] = ("voxel",),
+    alternative: Alternative = "two-sided",
+    method: str = "freedman-lane",
+    relabelling: Relabelling = "auto",
+    blocks: str | Blocks | None = None,
+    seed: int = 0,
+    cluster_forming_p: float | None = None,
+    cluster_forming_z: float | None = None,
+    connectivity: int = 26,
+    tfce: TFCE | None = None,
+    two_sided_clusters: Literal["signed", "absolute"] = "signed",
+    scale: Scale = "z",
+    joint: bool = False,
+    checkpoint: str | Path | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+    progress: bool = False,
+) -> xr.Dataset:
+    r"""Test hypotheses by relabelling subjects, with p-values corrected for all voxels.
+
+    The design is relabelled, and the model fitted anew to the same data, voxel by voxel and relabelling by relabelling.
+    A p-value is the share of relabellings, the identity among them, whose statistic reaches the observed one; corrected
+    for all voxels, whose largest statistic does. Blocks of voxels are computed in parallel, on the active Dask client
+    or on threads. The result does not depend on chunks or workers.
+
+    Parameters
+    ----------
+    cohort
+        Of `open_cohort`, `stack` or `from_arrays`.
+    design
+        What `make_design` takes: a formula, a DataFrame or a DataArray, aligned to the cohort by subject label.
+    contrasts
+        As of `contrast`.
+    variable
+        Map to test; needed only where the cohort has several.
+    mask : (x, y, z) bool, path or image
+        Narrows the cohort's mask. Voxels that some subject lacks are NaN.
+    n_permutations
+        Relabellings, the identity included; where there are no more distinct ones, each of them is run once, and the
+        test is exact (coordinates `n_relabellings` and `exhaustive`).
+    statistics
+        Any of "voxel", "cluster_extent", "cluster_mass" and "tfce".
+    alternative
+        Of t contrasts: "two-sided", "greater" or "less". F has one alternative only.
+    method
+        How nuisance regressors are dealt with: "freedman-lane", "draper-stoneman", "dekker", "manly", "ter-braak" or
+        "still-white". Without any, they are all the same.
+    relabelling
+        "permute", "flip" signs, or "both"; "auto" flips where no permutation changes what a contrast tests, as for the
+        mean of one group, and permutes elsewhere (coordinate `relabelling`). Permutations suppose exchangeable errors,
+        flips symmetric ones.
+    blocks
+        Of exchangeability: the name of a covariate, within whose groups subjects are exchanged; or `Blocks`, for groups
+        that are exchanged as wholes and for nested ones.
+    seed
+        Of the relabellings. A larger `n_permutations` goes on where a smaller one ended.
+    cluster_forming_p, cluster_forming_z
+        Cluster-forming threshold, one of both: p of one tail, or z.
+    connectivity
+        Neighbours in a cluster: 6, 18 or 26.
+    tfce
+        Parameters of TFCE; `TFCE()` if not given.
+    two_sided_clusters
+        Of two-sided t contrasts: "signed" clusters are of one sign each, "absolute" ones of absolute values.
+    scale
+        Of the maps that are clustered or enhanced: "z", or "stat", t and F themselves.
+    joint
+        Correct across contrasts, too: variables ``<statistic>_p_fwe_joint``. All contrasts must share their
+        relabellings; for statistics of clusters and TFCE their types and alternatives, too.
+    checkpoint
+        Folder or URL that gets the results of tasks as they complete. The same call, after a stop in whatever way, goes
+        on from there and gives the same result; one with more relabellings goes further. It is never removed.
+    storage_options
+        Credentials and settings of an object store that the checkpoint is in.
+    progress
+        Show progress bars.
+
+    Returns
+    -------
+    xarray.Dataset
+        `stat` (t or F), `p_uncorrected`, `voxel_p_fwe`, and of the other statistics their values and ``_p_fwe``:
+        (contrast, x, y, z) float64, NaN outside the mask and where there is no residual variance. Outside clusters
+        extent and mass are 0 and p is 1. TFCE has the sign of the statistic. `null_max` (statistic, contrast,
+        permutation): the largest value of each relabelling, the identity first, in units of the statistic in the
+        direction of the alternative (so of \|t\| for two-sided tests); NaN beyond `n_relabellings`.
+
+    Raises
+    ------
+    DesignError
+        The design does not fit the cohort, a contrast cannot be estimated, or nothing can be relabelled.
+    InputError
+        No such map, mask, statistic, method or option; cluster statistics without exactly one threshold; a checkpoint
+        of another run, or that is damaged.
+    StoreError
+        The checkpoint cannot be written; what is in it is kept.
+
+    Warns
+    -----
+    VoxstackWarning
+        The design is rank deficient; subjects are permuted within blocks that have no effect in the design.
+
+    Notes
+    -----
+    Winkler et al. (2014), NeuroImage 92:381, for the model, its partition and the methods; Freedman and Lane (1983),
+    Journal of Business and Economic Statistics 1:292; Winkler et al. (2015), NeuroImage 123:253, for blocks; Phipson
+    and Smyth (2010), Statistical Applications in Genetics and Molecular Biology 9:39, for the p-value; Smith and
+    Nichols (2009), NeuroImage 44:83, for TFCE. Values that are equal but for rounding count as equal.
+    """
+    # Validate
+    name = choose_map(cohort, variable)
+    check_labels(cohort)
+    choices = {
+        "alternative": (alternative, ALTERNATIVES),
+        "method": (method, METHODS),
+        "relabelling": (relabelling, ("auto", "permute", "flip", "both")),
+        "two_sided_clusters": (two_sided_clusters, ("signed", "absolute")),
+        "scale": (scale, ("z", "stat")),
+    }
+    _check_choices(choices)
+    _check_number("n_permutations, the identity included,", n_permutations, 2)
+    _check_number("seed", seed, 0)
+    names = _statistics(statistics)
+    check_connectivity(connectivity)
+    threshold = _threshold(names, cluster_forming_p, cluster_forming_z)
+    matrix = make_design(cohort, design)
+    basis = decompose(matrix.values)
+    check_rank(matrix, basis)
+    regressors = [str(regressor) for regressor in matrix["regressor"].values]
+    terms = [str(term) for term in matrix["term"].values] if "term" in matrix.coords else None
+    tested = parse_contrasts(contrasts, regressors, terms)
+    check_estimable(tested, matrix.values, basis)
+    inside = mask_inside(cohort.drop_vars(map_names(cohort)), mask)
+    labels = labels_of(cohort)
+    kept = np.asarray(labels.isin(matrix[SUBJECT].values))
+    tree = _tree(blocks, cohort, kept)
+    plan = Plan(list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), seed)
+    hypotheses = make_hypotheses(tested, matrix.values, basis, plan)
+    if joint:
+        check_joint(hypotheses, names)
+    of_maps = [one for one in names if one != VOXEL]
+    enhancement = Enhancement(of_maps, inside, threshold, connectivity, tfce or TFCE(), two_sided_clusters, scale)
+    details: dict[str, Any] = {"variable": name, "statistics": names, "alternative": alternative, "method": method}
+    details |= {key: matrix.attrs[key] for key in ("formula", "dropped_subjects") if key in matrix.attrs}
+    details |= {"contrasts": {one.name: one.weights.tolist() for one in tested}, "regressors": regressors}
+    details |= {"seed": seed, "relabelling": relabelling}
+    details |= {} if threshold is None else {"cluster_forming_z": threshold, "connectivity": connectivity}
+    details |= {"tfce": asdict(enhancement.tfce)} if "tfce" in names else {}
+    details |= {"scale": scale, "two_sided_clusters": two_sided_clusters} if of_maps else {}
+
+    # Compute
+    parts = columns(as_blocks(cohort[name]), inside, kept)
+    work = PermutationWork(int(inside.sum()), len(hypotheses))
+    means = share()
+    schedule = {"window": WINDOW, "batch": work.relabellings_per_batch(memory=means.memory // means.threads)}
+    identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(parts))
+    place = None if checkpoint is None else Location.of(checkpoint, storage_options)
+    kept_so_far = Checkpoint.begin(place, identity, schedule)
+    found = count_voxels(parts, hypotheses, kept_so_far, progress=progress)
+    if of_maps:
+        enhance_maps(parts, hypotheses, found, enhancement, kept_so_far, progress=progress)
+
+    # Conclude
+    result = assemble(hypotheses, found, names, enhancement, Grid.from_dataset(cohort), joint=joint)
+    details |= {"n_permutations": int(n_permutations), "joint": joint}
+    record = provenance.record("permutation_test", **details)
+    result = annotate(result, "permutation", alternative=alternative, provenance=record)
+    for variable_name in [v for v in result.data_vars if "_p_" in str(v) or v == "p_uncorrected"]:
+        result[variable_name].attrs["alternative"] = alternative
+    return result
+
+
+def _identity(
+    details: Mapping[str, Any], matrix: xr.DataArray, hypotheses: Sequence[Hypothesis], data: str
+) -> dict[str, Any]:
+    """What a checkpoint's results depend on, but for the number of relabellings."""
+    first = [part for h in hypotheses for part in h.relabellings.batch(0, min(h.relabellings.count, 32))]
+    digests = {"the data": data, "the design": digest(matrix.values), "the order of relabellings": digest(*first)}
+    return {**details, **{name: {"digest": found} for name, found in digests.items()}}
+
+
+def _check_choices(choices: Mapping[str, tuple[str, Iterable[str]]]) -> None:
+    for option, (given, known) in choices.items():
+        if given not in known:
+            raise InputError(f"{option}={given!r}: voxstack knows {listing(map(repr, known), most=9)}.")
+
+
+def _check_number(what: str, given: Any, least: int) -> None:
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not least <= given < 2**63:
+        raise InputError(f"{what} must be a whole number of at least {least}, not {given!r}.")
+
+
+def _tree(blocks: str | Blocks | None, cohort: xr.Dataset, kept: NDArray[np.bool_]) -> Tree:
+    """The tree of exchangeability of the subjects that are kept."""
+    if blocks is None:
+        return tree_of(int(kept.sum()))
+    one = Blocks(blocks) if isinstance(blocks, str) else blocks
+    if not isinstance(one, Blocks):
+        raise InputError(
+            f"blocks must be the name of a covariate, or Blocks(...) of labels or of a file; it is {type(blocks)}."
+        )
+    covariates = {name: decode(name, cohort[name].variable) for name in covariate_names(cohort)}
+    return one.resolve(list(labels_of(cohort)), covariates, kept=kept)
+
+
+def _statistics(statistics: Sequence[str]) -> list[str]:
+    known = [VOXEL, *STATISTICS]
+    asked = [statistics] if isinstance(statistics, str) else list(statistics)
+    unknown = [one for one in asked if one not in known]
+    if not asked:
+        raise InputError(f"No statistic was asked for; voxstack has {listing(known)}.")
+    if unknown:
+        raise InputError(f"There is no statistic {listing(map(repr, unknown))}; voxstack has {listing(known)}.")
+    return [one for one in known if one in asked]
+
+
+def _threshold(names: Sequence[str], p: float | None, z: float | None) -> float | None:
+    """Cluster-forming threshold in z."""
+    forming = [name for name in names if name != VOXEL and STATISTICS[name].forms_clusters]
+    if not forming:
+        if p is not None or z is not None:
+            raise InputError(
+                "A cluster-forming threshold goes with cluster_extent or cluster_mass among the statistics."
+            )
+        return None
+    if (p is None) == (z is None):
+        raise InputError(
+            f"{listing(forming)} need one cluster-forming threshold: cluster_forming_p, of one tail, such as 0.001, or "
+            "cluster_forming_z, such as 3.1."
+        )
+    found = float(-special.ndtri(p)) if z is None else float(z)
+    if not (np.isfinite(found) and found > 0):
+        raise InputError(f"A cluster-forming threshold must be above z = 0 (p = 0.5), not z = {found:.4g}.")
+    return found

@@ -1,0 +1,208 @@
+"""What is maximised over voxels: a registry of statistics, each of which enhances a map and takes its maximum."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from voxstack.errors import InputError
+from voxstack.inference.hypotheses import Hypothesis
+from voxstack.kernels import clusters, tfce
+from voxstack.kernels.clusters import Sides
+from voxstack.kernels.neighbours import neighbours
+from voxstack.kernels.permuted import Float, to_statistic
+from voxstack.kernels.pvalues import TIE
+from voxstack.kernels.z_table import to_z, z_table
+
+Scale = Literal["z", "stat"]
+
+
+@dataclass(frozen=True)
+class TFCE:
+    """Threshold-free cluster enhancement (Smith and Nichols 2009, NeuroImage 44:83): the integral of extent^E height^H.
+
+    Attributes
+    ----------
+    E, H
+        Exponents of extent and height.
+    connectivity
+        6, 18 or 26 neighbours.
+    dh
+        None: the exact integral. A number: a sum in steps of this height. "auto": in steps of a hundredth of each map's
+        maximum, as in PALM and FSL; such values change with the map's maximum, and are for comparison only.
+    """
+
+    E: float = 0.5
+    H: float = 2.0
+    connectivity: int = 6
+    dh: float | Literal["auto"] | None = None
+
+    def __post_init__(self) -> None:
+        check_connectivity(self.connectivity)
+        for name in ("E", "H"):
+            if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
+                raise InputError(f"TFCE: {name} must be a number of at least 0, not {getattr(self, name)!r}.")
+        if isinstance(self.dh, str) and self.dh != "auto":
+            raise InputError(f"TFCE: dh must be None, a height or 'auto', not {self.dh!r}.")
+        if isinstance(self.dh, int | float) and not (np.isfinite(self.dh) and self.dh > 0):
+            raise InputError(f"TFCE: dh must be above 0, not {self.dh!r}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Enhancement:
+    """Statistics of whole maps, and how maps are enhanced for them.
+
+    Attributes
+    ----------
+    names
+        Keys in `STATISTICS`.
+    mask : (x, y, z) bool
+        Its voxels are counted with x fastest.
+    threshold
+        Cluster-forming threshold in z; None where no statistic needs one.
+    connectivity
+        Of clusters: 6, 18 or 26.
+    tfce
+        Its parameters.
+    two_sided
+        What two-sided clusters are: of one sign each, or of absolute values.
+    scale
+        Of the maps that are enhanced.
+    """
+
+    names: Sequence[str]
+    mask: NDArray[np.bool_]
+    threshold: float | None
+    connectivity: int
+    tfce: TFCE
+    two_sided: Literal["signed", "absolute"]
+    scale: Scale
+
+    @cached_property
+    def cluster_neighbours(self) -> NDArray[np.int32]:
+        """Of the voxels, for clusters."""
+        return neighbours(np.ascontiguousarray(self.mask.T), self.connectivity)
+
+    @cached_property
+    def tfce_neighbours(self) -> NDArray[np.int32]:
+        """Of the voxels, for TFCE."""
+        return neighbours(np.ascontiguousarray(self.mask.T), self.tfce.connectivity)
+
+    def sides(self, hypothesis: Hypothesis) -> Sides:
+        """Which values of a map are looked at."""
+        if hypothesis.side == "F":
+            return "greater"
+        return self.two_sided if hypothesis.side == "two-sided" else hypothesis.side
+
+    def maps(self, ratios: Float, hypothesis: Hypothesis) -> Float:
+        """Maps to be enhanced, of ratios of any shape."""
+        joint = hypothesis.side == "F"
+        if self.scale == "stat":
+            return to_statistic(ratios, hypothesis.rank, hypothesis.dof, joint)
+        return to_z(ratios, z_table(hypothesis.rank, hypothesis.dof, joint=joint))
+
+    def cluster_threshold(self, hypothesis: Hypothesis) -> float:
+        """On the scale of the maps."""
+        assert self.threshold is not None
+        if self.scale == "z":
+            return self.threshold
+        tail = special.ndtr(-self.threshold)
+        if hypothesis.side == "F":
+            q, dof = hypothesis.rank, hypothesis.dof
+            left = special.betaincinv(dof / 2, q / 2, tail)  # 1 - R
+            return float((1 - left) / left * dof / q)
+        return float(-special.stdtrit(hypothesis.dof, tail))
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """A statistic that enhances whole maps and takes their maximum.
+
+    Attributes
+    ----------
+    name
+        Its key in `STATISTICS`.
+    enhance
+        (map (v,), enhancement, hypothesis) -> (v,); 0 where nothing is enhanced.
+    largest
+        (maps (b, v), enhancement, hypothesis) -> largest enhanced value of each (b,).
+    forms_clusters
+        Whether it needs a cluster-forming threshold.
+    """
+
+    name: str
+    enhance: Callable[[Float, Enhancement, Hypothesis], Float]
+    largest: Callable[[Float, Enhancement, Hypothesis], Float]
+    forms_clusters: bool
+
+
+def _clusters(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> tuple[NDArray[np.int64], Float]:
+    labels = clusters.label(
+        map_,
+        enhancement.cluster_neighbours,
+        threshold=enhancement.cluster_threshold(hypothesis),
+        sides=enhancement.sides(hypothesis),
+        tie=TIE,
+    )
+    return clusters.extent_and_mass(labels, map_)
+
+
+def _largest_clusters(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> tuple[NDArray[np.int64], Float]:
+    return clusters.largest(
+        maps,
+        enhancement.cluster_neighbours,
+        threshold=enhancement.cluster_threshold(hypothesis),
+        sides=enhancement.sides(hypothesis),
+        tie=TIE,
+    )
+
+
+def _extent(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+    return _clusters(map_, enhancement, hypothesis)[0].astype(np.float64)
+
+
+def _mass(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+    return _clusters(map_, enhancement, hypothesis)[1]
+
+
+def _largest_extent(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+    return _largest_clusters(maps, enhancement, hypothesis)[0].astype(np.float64)
+
+
+def _largest_mass(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+    return _largest_clusters(maps, enhancement, hypothesis)[1]
+
+
+def _tfce(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+    t, sides = enhancement.tfce, enhancement.sides(hypothesis)
+    dh, steps = (None, 100) if t.dh == "auto" else (t.dh, None)
+    return tfce.enhance(map_, enhancement.tfce_neighbours, sides=sides, E=t.E, H=t.H, dh=dh, steps=steps, tie=TIE)
+
+
+def _largest_tfce(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+    t, sides = enhancement.tfce, enhancement.sides(hypothesis)
+    dh, steps = (None, 100) if t.dh == "auto" else (t.dh, None)
+    return tfce.largest(maps, enhancement.tfce_neighbours, sides=sides, E=t.E, H=t.H, dh=dh, steps=steps, tie=TIE)
+
+
+VOXEL = "voxel"
+"""The statistic that enhances nothing: its maximum is that of the maxima of parts of a map."""
+
+STATISTICS: Mapping[str, Statistic] = {
+    statistic.name: statistic
+    for statistic in (
+        Statistic("cluster_extent", _extent, _largest_extent, forms_clusters=True),
+        Statistic("cluster_mass", _mass, _largest_mass, forms_clusters=True),
+        Statistic("tfce", _tfce, _largest_tfce, forms_clusters=False),
+    )
+}
+
+
+def check_connectivity(connectivity: int) -> None:
+    """Refuse neighbourhoods that there are not."""
+    if connectivity not in (6, 18, 26):
+        raise InputError(f"connectivity must be 6, 18 or 26 neighbours, not {connectivity!r}.")

@@ -1,0 +1,72 @@
+"""A model divided into what a contrast tests and what it does not: the partition of Guttman and Beckmann."""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxstack.kernels.basis import Basis
+
+Float = NDArray[np.float64]
+
+_SAME = 1e-10  # values that are closer than this, in units of the largest one, are equal but for rounding
+
+
+class Partition(NamedTuple):
+    """Orthonormal bases of the two parts of a model, which are orthogonal to each other.
+
+    Attributes
+    ----------
+    effect : (n, q) float64
+        Of the effective regressors X, whose q coefficients a contrast of rank q tests. For q = 1 its product with the
+        data has the sign of the contrast.
+    nuisance : (n, r - q) float64
+        Of the rest of the model, Z.
+    """
+
+    effect: Float
+    nuisance: Float
+
+
+def divide(basis: Basis, weights: Float) -> Partition:
+    """Partition of a model by a contrast, such that the effect part is orthogonal to the nuisance part.
+
+    The model is reparametrised so that the contrast is on coefficients of its own: X = M D C (C'DC)^-1 with
+    D = (M'M)^-1 spans the same as the vectors found here (Beckmann et al. 2001, NeuroImage 14:1193; Guttman 1982,
+    Linear Models; Winkler et al. 2014, NeuroImage 92:381, appendix A).
+
+    Parameters
+    ----------
+    basis
+        Of the design.
+    weights : (q, p) float64
+        Linearly independent rows that the design can estimate.
+    """
+    assert weights.shape[1:] == basis.to_beta.shape[:1], weights.shape
+    in_basis = weights @ basis.to_beta  # (q, r): what the contrast takes from Q'y
+    q = len(in_basis)
+    in_basis = in_basis / np.linalg.norm(in_basis, axis=1, keepdims=True)
+    axes, triangle = np.linalg.qr(in_basis.T, mode="complete")
+    # The sign of a decomposition is arbitrary, that of a t contrast is not.
+    axes[:, :q] *= np.where(np.diag(triangle) < 0, -1.0, 1.0)
+    return Partition(basis.rows @ axes[:, :q], basis.rows @ axes[:, q:])
+
+
+def without_rounding(rows: Float) -> Float:
+    """The same rows with values that are equal but for rounding made equal, and those near 0 made 0.
+
+    Parameters
+    ----------
+    rows : (n, p) float64
+    """
+    columns = []
+    for column in rows.T:
+        size = np.abs(column)
+        order = np.argsort(size)
+        near = np.diff(size[order], prepend=0.0) <= _SAME * size.max(initial=0.0)
+        # Each run of values close to the one before takes the value of its first; the first run may be 0.
+        first = np.maximum.accumulate(np.where(near, 0, np.arange(len(size))))
+        equal = np.empty_like(size)
+        equal[order] = np.where((first == 0) & near[0], 0.0, size[order][first])
+        columns.append(np.where(equal == 0, 0.0, np.copysign(equal, column)))
+    return np.column_stack(columns) if columns else rows.copy()

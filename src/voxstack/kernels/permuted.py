@@ -1,0 +1,168 @@
+"""Statistics of relabelled designs: one matrix product for a batch of relabellings and a tile of voxels.
+
+Not the data are relabelled but the design. A relabelling gives m orthonormal vectors of length n, of which the first q
+span what is tested; with data of unit length their products with the data say all. With u the products of the tested
+vectors and w those of the others, the residual sum of squares is 1 - w'w - u'u, and
+
+    r = u / sqrt(1 - w'w)        (t contrasts: the partial correlation, t = r sqrt(dof / (1 - r^2)))
+    R = u'u / (1 - w'w)          (F contrasts: the partial R2, F = R / (1 - R) dof / q)
+
+grow with t and F. Maxima and counts are taken of them, before the next tile is computed.
+"""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxstack.kernels.jit import jit
+from voxstack.kernels.pvalues import TIE
+
+Float = NDArray[np.float64]
+Side = Literal["greater", "less", "two-sided", "F"]
+
+_SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
+VOXELS, _VECTORS = 2048, 64  # of a tile, whose products (1 MB) stay in cache
+_EPS = float(np.finfo(np.float64).eps)
+
+
+class Unit(NamedTuple):
+    """Data as relabelled statistics need them.
+
+    Attributes
+    ----------
+    values : (n, v) float64
+        Residuals, each column of unit length; NaN where `known` is False.
+    known : (v,) bool
+        Voxels that have data of every subject, and residuals.
+    """
+
+    values: Float
+    known: NDArray[np.bool_]
+
+
+def unit_residuals(data: NDArray[np.floating], basis: Float) -> Unit:
+    """Residuals from a basis, at unit length.
+
+    Parameters
+    ----------
+    data : (n, v) float32 or float64
+        NaN is missing.
+    basis : (n, r) float64
+        Orthonormal columns; r may be 0.
+    """
+    n = len(data)
+    assert basis.shape[0] == n, (data.shape, basis.shape)
+    values = data.astype(np.float64)
+    length = np.sqrt(np.einsum("nv,nv->v", values, values))
+    ones = np.full(n, n**-0.5)
+    if n - np.sum((basis.T @ np.ones(n)) ** 2) < 8 * n * _EPS:
+        # The constant is among what is taken out: without it first, nothing is lost where the mean is large.
+        values -= values[0]
+        values -= ones[:, None] * (ones @ values)
+    for _ in range(2):
+        values -= basis @ (basis.T @ values)
+    left = np.sqrt(np.einsum("nv,nv->v", values, values))
+    # What is left of a voxel that the basis explains is rounding error.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        known = left > 8 * n * _EPS * length
+        values /= np.where(known, left, np.nan)
+    return Unit(values, known)
+
+
+@jit
+def _ratios(products: Float, q: int, joint: bool, ratios: Float) -> None:
+    b, m, v = products.shape
+    for i in range(b):
+        ratio = ratios[i]
+        for j in range(v):
+            rest = 1.0
+            for k in range(q, m):
+                rest -= products[i, k, j] ** 2
+            if joint:
+                explained = 0.0
+                for k in range(q):
+                    explained += products[i, k, j] ** 2
+                ratio[j] = explained / rest
+            else:
+                ratio[j] = products[i, 0, j] / np.sqrt(rest)
+
+
+def ratios(left: Float, q: int, unit: Float, joint: bool) -> Float:
+    """r, or R where the vectors that are tested are tested jointly, of relabellings.
+
+    Parameters
+    ----------
+    left : (b, m, n) float64
+        Orthonormal vectors of each relabelling, those that are tested first.
+    q : int
+        How many are tested; 1 unless they are tested jointly.
+    unit : (n, v) float64
+        Columns of unit length.
+
+    Returns
+    -------
+    (b, v) float64
+    """
+    b, m, n = left.shape
+    assert unit.shape[0] == n, (left.shape, unit.shape)
+    assert joint or q == 1, q
+    found = np.empty((b, unit.shape[1]))
+    _ratios((left.reshape(b * m, n) @ unit).reshape(b, m, -1), q, joint, found)
+    return found
+
+
+def score(ratio: Float, side: Side) -> Float:
+    """What is compared: r, -r or \\|r\\| by the side that is tested, or R."""
+    return np.abs(ratio) if side == "two-sided" else -ratio if side == "less" else ratio
+
+
+@jit
+def _tally(ratios: Float, side: int, least: Float, maxima: Float, counts: NDArray[np.int64]) -> None:
+    b, v = ratios.shape
+    for i in range(b):
+        row, top = ratios[i], maxima[i]
+        for j in range(v):
+            value = abs(row[j]) if side == 2 else -row[j] if side == 1 else row[j]
+            top = max(top, value)
+            counts[j] += np.int64(value >= least[j])
+        maxima[i] = top
+
+
+def tally(
+    left: Float, q: int, unit: Float, side: Side, observed: Float, maxima: Float, counts: NDArray[np.int64]
+) -> None:
+    """Count relabellings whose score reaches the observed one, and raise the maxima, in tiles that stay in cache.
+
+    Parameters
+    ----------
+    left, q, unit
+        As of `ratios`.
+    side
+        That is tested.
+    observed : (v,) float64
+        Scores of the identity.
+    maxima : (b,) float64
+        Scores' maxima over voxels; raised in place.
+    counts : (v,) int64
+        Of relabellings whose score is at least the observed one, within `pvalues.TIE`; raised in place.
+    """
+    b, m, _ = left.shape
+    step = max(_VECTORS // m, 1)
+    for first in range(0, unit.shape[1], VOXELS):
+        voxels = slice(first, first + VOXELS)
+        tile, least = np.ascontiguousarray(unit[:, voxels]), observed[voxels] - TIE
+        for start in range(0, b, step):
+            some = slice(start, start + step)
+            found = ratios(left[some], q, tile, side == "F")
+            _tally(found, _SIDES[side], least, maxima[some], counts[voxels])
+
+
+def to_statistic(ratio: Float, q: int, dof: float, joint: bool) -> Float:
+    """t of r, or F of R, of any shape."""
+    with np.errstate(divide="ignore"):
+        if joint:
+            ratio = np.minimum(ratio, 1.0)
+            return np.asarray(ratio / (1.0 - ratio) * (dof / q))
+        ratio = np.clip(ratio, -1.0, 1.0)
+        return np.asarray(ratio * np.sqrt(dof / ((1.0 - ratio) * (1.0 + ratio))))
