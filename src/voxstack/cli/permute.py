@@ -12,7 +12,7 @@ from voxstack.design import make_design
 from voxstack.export.folder import write_folder
 from voxstack.export.maps import make_folder
 from voxstack.inference.exchangeability import Blocks
-from voxstack.inference.hypotheses import Relabelling
+from voxstack.inference.hypotheses import Precision, Relabelling
 from voxstack.inference.methods import METHODS
 from voxstack.inference.permute import permutation_test
 from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Scale
@@ -75,6 +75,7 @@ def command(
     two_sided_clusters: Literal["signed", "absolute"],
     scale: Scale,
     joint: bool,
+    precision: Precision,
     checkpoint: str | None,
     where: str,
     memory_limit: str | None,
@@ -108,6 +109,7 @@ def command(
             two_sided_clusters=two_sided_clusters,
             scale=scale,
             joint=joint,
+            precision=precision,
             checkpoint=checkpoint,
             progress=not quiet,
         )

@@ -19,6 +19,7 @@ from voxstack.kernels.pvalues import Alternative
 from voxstack.kernels.relabel import Relabellings
 
 Relabelling = Literal["auto", "permute", "flip", "both"]
+Precision = Literal["mixed", "double"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class Hypothesis:
         Key in `METHODS`.
     relabellings, number
         All of them, and how many are run.
+    precision
+        "mixed": single precision screens, double decides; "double": all in double precision.
     unmoved
         Whether every relabelling leaves the space of the nuisance regressors as it is. Then all methods agree, and
         products with the nuisance regressors are 0.
@@ -52,6 +55,7 @@ class Hypothesis:
     method: str
     relabellings: Relabellings
     number: int
+    precision: Precision
     unmoved: bool
 
     @property
@@ -108,6 +112,8 @@ class Plan:
         At most so many, the identity included.
     seed
         Of the relabellings' order.
+    precision
+        "mixed" or "double".
     """
 
     subjects: Sequence[str]
@@ -117,6 +123,7 @@ class Plan:
     alternative: Alternative
     n_permutations: int
     seed: int
+    precision: Precision
 
 
 def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, plan: Plan) -> list[Hypothesis]:
@@ -162,6 +169,7 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
             method=plan.method,
             relabellings=relabellings,
             number=relabellings.number(plan.n_permutations),
+            precision=plan.precision,
             unmoved=kind == "permute" and _constant_within(partition.nuisance, groups),
         )
         hypotheses.append(hypothesis)

@@ -8,8 +8,10 @@ from numpy.typing import NDArray
 
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import STATISTICS, Enhancement
-from voxstack.kernels.permuted import VOXELS, Float, ratios, score, tally, unit_residuals
+from voxstack.kernels import permuted, screen
+from voxstack.kernels.permuted import VOXELS, Float, ratios, score, unit_residuals
 
+_TALLY = {"mixed": screen.tally, "double": permuted.tally}
 _BYTES = 2**25  # of vectors of relabelled models that are held at a time
 
 
@@ -62,7 +64,9 @@ def _tally(values: NDArray[np.floating], hypothesis: Hypothesis, start: int, sto
                 continue
             unit = unit_residuals(values[:, tile][:, known], hypothesis.residuals).values
             counts = np.zeros(unit.shape[1], dtype=np.int64)
-            tally(vectors, hypothesis.rank, unit, hypothesis.side, observed[tile][known], maxima, counts)
+            _TALLY[hypothesis.precision](
+                vectors, hypothesis.rank, unit, hypothesis.side, observed[tile][known], maxima, counts
+            )
             result.counts[tile][known] += counts
     return result
 

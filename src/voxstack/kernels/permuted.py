@@ -21,7 +21,7 @@ from voxstack.kernels.pvalues import TIE
 Float = NDArray[np.float64]
 Side = Literal["greater", "less", "two-sided", "F"]
 
-_SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
+SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
 VOXELS, _VECTORS = 2048, 64  # of a tile, whose products (1 MB) stay in cache
 _EPS = float(np.finfo(np.float64).eps)
 
@@ -155,7 +155,7 @@ def tally(
         for start in range(0, b, step):
             some = slice(start, start + step)
             found = ratios(left[some], q, tile, side == "F")
-            _tally(found, _SIDES[side], least, maxima[some], counts[voxels])
+            _tally(found, SIDES[side], least, maxima[some], counts[voxels])
 
 
 def to_statistic(ratio: Float, q: int, dof: float, joint: bool) -> Float:
