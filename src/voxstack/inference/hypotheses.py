@@ -4,9 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError
 from voxstack.inference.explanation import check_relabellings, describe_blocks, warn_without_block_effects
@@ -42,9 +39,6 @@ class Hypothesis:
         All of them, and how many are run.
     precision
         "mixed": single precision screens, double decides; "double": all in double precision.
-    unmoved
-        Whether every relabelling leaves the space of the nuisance regressors as it is. Then all methods agree, and
-        products with the nuisance regressors are 0.
     """
 
     name: str
@@ -56,7 +50,6 @@ class Hypothesis:
     relabellings: Relabellings
     number: int
     precision: Precision
-    unmoved: bool
 
     @property
     def rank(self) -> int:
@@ -76,15 +69,11 @@ class Hypothesis:
     @property
     def residuals(self) -> Float:
         """Basis of what is taken out of the data that are relabelled."""
-        if self.unmoved and not METHODS[self.method].apart:
-            return self.partition.nuisance
-        return METHODS[self.method].residuals(self.partition, self.kind != "permute")
+        return METHODS[self.method].residuals(self.partition)
 
     def vectors(self, start: int, stop: int) -> Float:
         """Orthonormal vectors (b, m, n) of some of the relabelled models, those that are tested first."""
-        permutations, signs = self.relabellings.batch(start, stop)
-        method = METHODS["still-white" if self.unmoved else self.method]
-        return method.vectors(self.partition, permutations, signs)
+        return METHODS[self.method].vectors(self.partition, *self.relabellings.batch(start, stop))
 
     @property
     def observed(self) -> tuple[Float, Float]:
@@ -152,8 +141,7 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
     hypotheses = []
     model, groups = without_rounding(design), orbits(plan.tree)
     for contrast in contrasts:
-        partition = divide(basis, contrast.independent)
-        effect = without_rounding(partition.effect)
+        effect = without_rounding(divide(basis, contrast.independent, None).effect)
         kind = plan.relabelling if plan.relabelling != "auto" else _choose(effect, plan)
         rows = effect if METHODS[plan.method].rows == "effect" else model
         relabellings = Relabellings(rows, plan.tree, kind, plan.seed)
@@ -164,13 +152,12 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
             name=contrast.name,
             stat_type=contrast.stat_type,
             side=side,
-            partition=partition,
+            partition=divide(basis, contrast.independent, groups if kind == "permute" else None),
             dof=len(design) - basis.rank,
             method=plan.method,
             relabellings=relabellings,
             number=relabellings.number(plan.n_permutations),
             precision=plan.precision,
-            unmoved=kind == "permute" and _constant_within(partition.nuisance, groups),
         )
         hypotheses.append(hypothesis)
     if any(hypothesis.kind != "flip" for hypothesis in hypotheses):
@@ -197,9 +184,3 @@ def check_joint(hypotheses: Sequence[Hypothesis], statistics: Sequence[str]) -> 
 
 def _choose(effect: Float, plan: Plan) -> Literal["permute", "flip"]:
     return "flip" if Relabellings(effect, plan.tree, "permute", plan.seed).count == 1 else "permute"
-
-
-def _constant_within(rows: Float, groups: NDArray[np.int64]) -> bool:
-    """Whether all rows of a group are equal but for rounding."""
-    first = np.unique(groups, return_index=True)[1][np.unique(groups, return_inverse=True)[1]]
-    return bool(np.abs(rows - rows[first]).max(initial=0.0) < 1e-12)

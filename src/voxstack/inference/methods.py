@@ -26,7 +26,7 @@ class Method:
     name
         Its key in `METHODS`.
     residuals
-        (partition, whether signs are flipped) -> basis (n, k) that is taken out of the data before all else.
+        Partition -> basis (n, k) that is taken out of the data before all else.
     vectors
         (partition, permutations (b, n), signs (b, n)) -> (b, m, n): orthonormal vectors of each relabelled model, those
         of X first.
@@ -38,7 +38,7 @@ class Method:
     """
 
     name: str
-    residuals: Callable[[Partition, bool], Float]
+    residuals: Callable[[Partition], Float]
     vectors: Callable[[Partition, NDArray[np.int64], NDArray[Any]], Float]
     rows: Literal["model", "effect"] = "model"
     apart: bool = False
@@ -50,8 +50,8 @@ def _relabelled(basis: Float, permutations: NDArray[np.int64], signs: NDArray[An
 
 
 def _whole_model(partition: Partition, permutations: NDArray[np.int64], signs: NDArray[Any]) -> Float:
-    """X and Z relabelled together."""
-    return _relabelled(np.hstack(partition), permutations, signs)
+    """X and Z relabelled together; of Z what no permutation changes has products of 0 with the residuals."""
+    return _relabelled(np.hstack([partition.effect, partition.moving]), permutations, signs)
 
 
 def _effect(partition: Partition, permutations: NDArray[np.int64], signs: NDArray[Any]) -> Float:
@@ -73,21 +73,19 @@ def _effect_beside_nuisance(partition: Partition, permutations: NDArray[np.int64
     return kept
 
 
-def _reduced(partition: Partition, flips: bool) -> Float:
+def _reduced(partition: Partition) -> Float:
     """Residuals of the model without X."""
     return partition.nuisance
 
 
-def _full(partition: Partition, flips: bool) -> Float:
+def _full(partition: Partition) -> Float:
     """Residuals of the whole model."""
-    return np.hstack(partition)
+    return partition.model
 
 
-def _mean(partition: Partition, flips: bool) -> Float:
-    """The data themselves, but for a mean that every relabelled Z explains: it would only cost digits."""
-    ones = np.full((len(partition.effect), 1), len(partition.effect) ** -0.5)
-    left = ones - partition.nuisance @ (partition.nuisance.T @ ones)
-    return ones if not flips and np.linalg.norm(left) < _NOTHING else ones[:, :0]
+def _still(partition: Partition) -> Float:
+    """The data themselves, but for what every relabelled Z explains: it would only cost digits."""
+    return partition.still
 
 
 METHODS: Mapping[str, Method] = {
@@ -96,7 +94,7 @@ METHODS: Mapping[str, Method] = {
         Method("freedman-lane", _reduced, _whole_model),
         Method("draper-stoneman", _reduced, _effect_beside_nuisance, rows="effect"),
         Method("dekker", _reduced, _effect_beside_nuisance),
-        Method("manly", _mean, _whole_model),
+        Method("manly", _still, _whole_model),
         Method("ter-braak", _full, _whole_model, apart=True),
         Method("still-white", _reduced, _effect, rows="effect"),
     )

@@ -134,7 +134,7 @@ def _observed(values: NDArray[np.floating], hypothesis: Hypothesis) -> Float:
     basis, vectors = hypothesis.observed
     unit = unit_residuals(values, basis)
     found = ratios(vectors, hypothesis.rank, unit.values, hypothesis.side == "F")[0]
-    known = unit.known & unit_residuals(values, np.hstack(hypothesis.partition)).known
+    known = unit.known & unit_residuals(values, hypothesis.partition.model).known
     return np.where(known, found, np.nan)
 
 

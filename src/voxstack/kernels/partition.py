@@ -20,15 +20,26 @@ class Partition(NamedTuple):
     effect : (n, q) float64
         Of the effective regressors X, whose q coefficients a contrast of rank q tests. For q = 1 its product with the
         data has the sign of the contrast.
-    nuisance : (n, r - q) float64
-        Of the rest of the model, Z.
+    still, moving : (n, s) and (n, r - q - s) float64
+        Of the rest of the model, Z: the part that no permutation changes, and all else.
     """
 
     effect: Float
-    nuisance: Float
+    still: Float
+    moving: Float
+
+    @property
+    def nuisance(self) -> Float:
+        """Basis of Z, (n, r - q)."""
+        return np.hstack([self.still, self.moving])
+
+    @property
+    def model(self) -> Float:
+        """Basis of X and Z, (n, r)."""
+        return np.hstack(self)
 
 
-def divide(basis: Basis, weights: Float) -> Partition:
+def divide(basis: Basis, weights: Float, orbits: NDArray[np.int64] | None) -> Partition:
     """Partition of a model by a contrast, such that the effect part is orthogonal to the nuisance part.
 
     The model is reparametrised so that the contrast is on coefficients of its own: X = M D C (C'DC)^-1 with
@@ -41,6 +52,8 @@ def divide(basis: Basis, weights: Float) -> Partition:
         Of the design.
     weights : (q, p) float64
         Linearly independent rows that the design can estimate.
+    orbits : (n,) int64 or None
+        The same number for subjects that may take each other's places; None where not only places change.
     """
     assert weights.shape[1:] == basis.to_beta.shape[:1], weights.shape
     in_basis = weights @ basis.to_beta  # (q, r): what the contrast takes from Q'y
@@ -49,7 +62,17 @@ def divide(basis: Basis, weights: Float) -> Partition:
     axes, triangle = np.linalg.qr(in_basis.T, mode="complete")
     # The sign of a decomposition is arbitrary, that of a t contrast is not.
     axes[:, :q] *= np.where(np.diag(triangle) < 0, -1.0, 1.0)
-    return Partition(basis.rows @ axes[:, :q], basis.rows @ axes[:, q:])
+    nuisance = basis.rows @ axes[:, q:]
+    still = 0
+    if orbits is not None and nuisance.size:
+        # What is constant within each orbit: nothing is left of it when the orbits' means are taken out.
+        groups = np.unique(orbits, return_inverse=True)[1]
+        sums = np.stack([np.bincount(groups, weights=column) for column in nuisance.T], axis=1)
+        rest = nuisance - (sums / np.bincount(groups)[:, None])[groups]
+        _, sizes, directions = np.linalg.svd(rest, full_matrices=False)
+        nuisance = nuisance @ directions[::-1].T
+        still = nuisance.shape[1] - int(np.sum(sizes > _SAME))
+    return Partition(basis.rows @ axes[:, :q], nuisance[:, :still], nuisance[:, still:])
 
 
 def without_rounding(rows: Float) -> Float:

@@ -37,7 +37,7 @@ def _scores(products: Single, q: int, joint: bool, two_sided: bool, scores: Sing
         else:
             r = products[0, j] / np.sqrt(rest)
             scores[j] = abs(r) if two_sided else r
-    return least
+    return float(least)
 
 
 @jit_reordered
@@ -84,20 +84,20 @@ def _exact(left: Float, voxel: Float, q: int, joint: bool, two_sided: bool) -> f
             explained += product * product
             u = product
     if joint:
-        return explained / rest
-    r = u / np.sqrt(rest)
+        return float(explained / rest)
+    r = float(u / np.sqrt(rest))
     return abs(r) if two_sided else r
 
 
 @jit
 def _bound(delta: float, m: int, q: int, joint: bool, rest: float) -> float:
     # Of the error of a score, where all products are within delta and the least residual sum of squares is `rest`.
-    rounding = 4e-7 * m / rest
+    bound = delta
     if joint:
-        return 3.0 * delta * (np.sqrt(q) + np.sqrt(m - q)) / rest + rounding
-    if m == q:
-        return delta + rounding
-    return 1.5 * delta * (1.0 / np.sqrt(rest) + np.sqrt(m - q) / rest) + rounding
+        bound = 3.0 * delta * (np.sqrt(q) + np.sqrt(m - q)) / rest
+    elif m > q:
+        bound = 1.5 * delta * (1.0 / np.sqrt(rest) + np.sqrt(m - q) / rest)
+    return float(bound + 4e-7 * m / rest)
 
 
 @jit
