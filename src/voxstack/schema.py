@@ -106,6 +106,9 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
     ("permutation", "dof"): Variable((("contrast",),), "residual degrees of freedom"),
     ("permutation", "relabelling"): Variable((("contrast",),), "how subjects were relabelled"),
     ("permutation", "n_relabellings"): Variable((("contrast",),), "relabellings that were run, the identity included"),
+    ("permutation", "tail_shape"): Variable(
+        (("statistic", "contrast"),), "shape of the fitted tail, NaN where none was fitted"
+    ),
     ("permutation", "exhaustive"): Variable((("contrast",),), "whether all distinct relabellings were run"),
     ("contrast", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
     ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),

@@ -15,6 +15,7 @@ from voxstack.inference.exchangeability import Blocks
 from voxstack.inference.hypotheses import Precision, Relabelling
 from voxstack.inference.methods import METHODS
 from voxstack.inference.permute import permutation_test
+from voxstack.inference.results import TailRule
 from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Scale
 from voxstack.kernels.pvalues import Alternative
 from voxstack.store.open import open_cohort
@@ -75,6 +76,7 @@ def command(
     two_sided_clusters: Literal["signed", "absolute"],
     scale: Scale,
     joint: bool,
+    tail: TailRule,
     precision: Precision,
     checkpoint: str | None,
     where: str,
@@ -109,6 +111,7 @@ def command(
             two_sided_clusters=two_sided_clusters,
             scale=scale,
             joint=joint,
+            tail=tail,
             precision=precision,
             checkpoint=checkpoint,
             progress=not quiet,

@@ -22,7 +22,7 @@ from voxstack.inference.engine import count_voxels, enhance_maps, fingerprint
 from voxstack.inference.exchangeability import Blocks
 from voxstack.inference.hypotheses import Hypothesis, Plan, Precision, Relabelling, check_joint, make_hypotheses
 from voxstack.inference.methods import METHODS
-from voxstack.inference.results import assemble
+from voxstack.inference.results import TailRule, assemble
 from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Enhancement, Scale, check_connectivity
 from voxstack.kernels.basis import decompose
 from voxstack.kernels.exchangeability import Tree, tree_of
@@ -63,6 +63,7 @@ def permutation_test(
     two_sided_clusters: Literal["signed", "absolute"] = "signed",
     scale: Scale = "z",
     joint: bool = False,
+    tail: TailRule = "counts",
     precision: Precision = "mixed",
     checkpoint: str | Path | None = None,
     storage_options: Mapping[str, Any] | None = None,
@@ -119,6 +120,11 @@ def permutation_test(
     joint
         Correct across contrasts, too: variables ``<statistic>_p_fwe_joint``. All contrasts must share their
         relabellings; for statistics of clusters and TFCE their types and alternatives, too.
+    tail
+        Of corrected p-values: "counts", or "gpd" for a generalised Pareto distribution that is fitted to the largest
+        maxima where not all relabellings are run. It gives p-values below 1 / `n_relabellings`, which are approximate
+        and err on the side of being too large. Where it does not fit they are counted (NaN in the coordinate
+        `tail_shape`).
     precision
         "mixed": single precision screens, and whatever is close to an observed value or to a maximum is computed in
         double precision. "double" computes all in double precision: the same p-values, at half the speed. Statistics of
@@ -171,6 +177,7 @@ def permutation_test(
         "relabelling": (relabelling, ("auto", "permute", "flip", "both")),
         "two_sided_clusters": (two_sided_clusters, ("signed", "absolute")),
         "scale": (scale, ("z", "stat")),
+        "tail": (tail, ("counts", "gpd")),
         "precision": (precision, ("mixed", "double")),
     }
     _check_choices(choices)
@@ -217,8 +224,8 @@ def permutation_test(
         enhance_maps(parts, hypotheses, found, enhancement, kept_so_far, progress=progress)
 
     # Conclude
-    result = assemble(hypotheses, found, names, enhancement, Grid.from_dataset(cohort), joint=joint)
-    details |= {"n_permutations": int(n_permutations), "joint": joint}
+    result = assemble(hypotheses, found, names, enhancement, Grid.from_dataset(cohort), joint=joint, tail=tail)
+    details |= {"n_permutations": int(n_permutations), "joint": joint, "tail": tail}
     record = provenance.record("permutation_test", **details)
     result = annotate(result, "permutation", alternative=alternative, provenance=record)
     for variable_name in [v for v in result.data_vars if "_p_" in str(v) or v == "p_uncorrected"]:

@@ -1,7 +1,7 @@
 """From counts and maxima to the labelled result of a permutation test."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,10 @@ from voxstack.kernels import pvalues
 from voxstack.kernels.chunks import scatter, turned
 from voxstack.kernels.permuted import Float, score, to_statistic
 from voxstack.kernels.pvalues import TIE, corrected_p, counted_p
+from voxstack.kernels.tails import Tail, fit_tail, tail_p
 from voxstack.schema import SPACE
+
+TailRule = Literal["counts", "gpd"]
 
 
 def assemble(
@@ -25,6 +28,7 @@ def assemble(
     grid: Grid,
     *,
     joint: bool,
+    tail: TailRule,
 ) -> xr.Dataset:
     """The labelled result, without attributes.
 
@@ -40,14 +44,22 @@ def assemble(
         Of the maps.
     joint
         Whether p-values are corrected across contrasts, too.
+    tail
+        Whether small corrected p-values are counted, or come from a fitted tail.
     """
-    rows = [_of_contrast(h, f, names, enhancement) for h, f in zip(hypotheses, found, strict=True)]
+    tails = np.full((len(names), len(hypotheses)), np.nan)
+    rows = []
+    for number, (h, f) in enumerate(zip(hypotheses, found, strict=True)):
+        fitted = {name: None if tail == "counts" or h.exhaustive else fit_tail(_null(f, name)) for name in names}
+        tails[:, number] = [np.nan if one is None else one.shape for one in fitted.values()]
+        rows.append(_of_contrast(h, f, fitted, enhancement))
     if joint:
         for name in names:
             scales = [_scale(h, f, name, enhancement) for h, f in zip(hypotheses, found, strict=True)]
             together = np.max([maxima for _, maxima in scales], axis=0)
             for row, (observed, _) in zip(rows, scales, strict=True):
-                row[f"{name}_p_fwe_joint"] = _corrected(observed, together)
+                fit = None if tail == "counts" or hypotheses[0].exhaustive else fit_tail(together)
+                row[f"{name}_p_fwe_joint"] = _corrected(observed, together, fit)
     maps = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     inside = turned(enhancement.mask)
     variables: dict[str, Any] = {
@@ -56,10 +68,10 @@ def assemble(
     nulls = np.full((len(names), len(hypotheses), max(h.number for h in hypotheses)), np.nan)
     for i, name in enumerate(names):
         for j, (h, f) in enumerate(zip(hypotheses, found, strict=True)):
-            null = to_statistic(f.maxima, h.rank, h.dof, h.side == "F") if name == VOXEL else f.largest[name]
-            nulls[i, j, : h.number] = null
+            null = _null(f, name)
+            nulls[i, j, : h.number] = to_statistic(null, h.rank, h.dof, h.side == "F") if name == VOXEL else null
     variables["null_max"] = (("statistic", "contrast", "permutation"), nulls)
-    coords = {
+    coords: dict[str, Any] = {
         "contrast": [h.name for h in hypotheses],
         "statistic": list(names),
         "stat_type": ("contrast", [h.stat_type for h in hypotheses]),
@@ -69,23 +81,32 @@ def assemble(
         "n_relabellings": ("contrast", [h.number for h in hypotheses]),
         "exhaustive": ("contrast", [h.exhaustive for h in hypotheses]),
     }
+    if tail == "gpd":
+        coords["tail_shape"] = (("statistic", "contrast"), tails)
     result = xr.Dataset(variables, coords=coords).assign_coords(grid.coords())
     return result.assign_coords(mask=(SPACE, enhancement.mask))
 
 
-def _of_contrast(h: Hypothesis, f: Found, names: Sequence[str], enhancement: Enhancement) -> dict[str, Float]:
-    """Maps (v,) of one contrast, by name."""
+def _null(f: Found, name: str) -> Float:
+    """Maxima (b,) of a statistic: of scores, or of enhanced values."""
+    return f.maxima if name == VOXEL else f.largest[name]
+
+
+def _of_contrast(
+    h: Hypothesis, f: Found, tails: Mapping[str, Tail | None], enhancement: Enhancement
+) -> dict[str, Float]:
+    """Maps (v,) of one contrast, by name; tails are those of its statistics."""
     scores = score(f.observed, h.side)
     maps = {
         "stat": to_statistic(f.observed, h.rank, h.dof, h.side == "F"),
         "p_uncorrected": np.where(np.isnan(scores), np.nan, counted_p(f.counts, h.number)),
     }
-    for name in names:
-        if name == VOXEL:
-            maps["voxel_p_fwe"] = corrected_p(scores, f.maxima, TIE)
-            continue
-        maps[name] = np.where(np.isnan(scores), np.nan, _enhanced(h, f, name, enhancement))
-        maps[f"{name}_p_fwe"] = _corrected(np.abs(maps[name]), f.largest[name])
+    for name, tail in tails.items():
+        values = scores
+        if name != VOXEL:
+            maps[name] = np.where(np.isnan(scores), np.nan, _enhanced(h, f, name, enhancement))
+            values = np.abs(maps[name])
+        maps[f"{name}_p_fwe"] = _corrected(values, _null(f, name), tail)
     return maps
 
 
@@ -93,8 +114,9 @@ def _enhanced(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> F
     return STATISTICS[name].enhance(enhancement.maps(f.observed, h), enhancement, h)
 
 
-def _corrected(observed: Float, maxima: Float) -> Float:
-    return corrected_p(observed, maxima, TIE * np.maximum(1.0, np.abs(observed)))
+def _corrected(observed: Float, maxima: Float, tail: Tail | None) -> Float:
+    counted = corrected_p(observed, maxima, TIE * np.maximum(1.0, np.abs(observed)))
+    return counted if tail is None else tail_p(observed, tail, counted)
 
 
 def _scale(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> tuple[Float, Float]:
