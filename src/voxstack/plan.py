@@ -144,22 +144,57 @@ WINDOW = 4096
 """Relabellings of one task of a permutation test that takes maxima of voxels."""
 
 
+VECTOR_BYTES = 2**25
+"""Of relabelled designs that a task holds at a time."""
+
+_TILE = 2048  # voxels whose residuals are held in double precision
+
+
 @dataclass(frozen=True)
 class PermutationWork:
-    """What a task of a permutation test with statistics of whole maps has in memory.
+    """What a permutation test has in memory.
 
     Attributes
     ----------
-    voxels
-        In the mask.
-    n_hypotheses
-        That are tested in one pass.
+    voxels, block
+        In the mask, and in a block of it.
+    n_subjects, itemsize
+        Of the maps: subjects, and bytes a voxel.
+    n_hypotheses, n_statistics
+        That are tested in one pass; statistics beside that of voxels.
     """
 
     voxels: int
+    block: int
+    n_subjects: int
+    itemsize: int
     n_hypotheses: int
+    n_statistics: int
 
-    def relabellings_per_batch(self, *, memory: int) -> int:
-        """Relabellings whose maps one task holds, of a number that is a power of 2 and at most 64."""
-        each = 8 * self.voxels * (self.n_hypotheses + 2)  # the ratios of all, and of one the map and its copy
-        return 1 << int(math.log2(max(min(_SHARE * memory / each, 64), 1)))
+    def needs(self, batch: int, threads: int) -> int:
+        """Bytes that a test needs on so many threads, with maps of so many relabellings a task, results included."""
+        reading = 3 * self.n_subjects * self.block * self.itemsize  # as chunks, joined, and taken out of the mask
+        tile = 4 * 8 * self.n_subjects * _TILE + 4 * VECTOR_BYTES
+        maps = 8 * batch * self.voxels * (self.n_hypotheses + 2) if self.n_statistics else 0
+        enhancing = (68 + 8 * 13) * self.voxels if self.n_statistics else 0
+        results = 8 * self.voxels * self.n_hypotheses * (8 + 4 * self.n_statistics)
+        return threads * (reading + tile + maps + enhancing) + results
+
+    def relabellings_per_batch(self, *, memory: int, threads: int) -> int:
+        """Relabellings whose maps one task holds: the largest power of 2 up to 64 that fits.
+
+        Raises
+        ------
+        InputError
+            Not one fits.
+        """
+        batch = 64
+        while batch > 1 and self.needs(batch, threads) > memory:
+            batch //= 2
+        if self.needs(batch, threads) > memory:
+            raise InputError(
+                f"A permutation test of {self.n_subjects} subjects and {self.voxels:,} voxels needs "
+                f"{self.needs(batch, threads) / 2**30:.2f} GiB of memory on {threads} threads, and "
+                f"{memory / 2**30:.2f} GiB may be used. Raise the limit, or use fewer threads or smaller chunks."
+            )
+        return batch

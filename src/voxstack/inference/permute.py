@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from voxstack import provenance
-from voxstack.blocks import as_blocks, columns
-from voxstack.contrasts import ContrastSpec, parse_contrasts
+from voxstack.blocks import Columns, as_blocks, columns
+from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
 from voxstack.covariates import decode
 from voxstack.design import Matrix, make_design
 from voxstack.errors import InputError, listing
@@ -171,16 +171,7 @@ def permutation_test(
     # Validate
     name = choose_map(cohort, variable)
     check_labels(cohort)
-    choices = {
-        "alternative": (alternative, ALTERNATIVES),
-        "method": (method, METHODS),
-        "relabelling": (relabelling, ("auto", "permute", "flip", "both")),
-        "two_sided_clusters": (two_sided_clusters, ("signed", "absolute")),
-        "scale": (scale, ("z", "stat")),
-        "tail": (tail, ("counts", "gpd")),
-        "precision": (precision, ("mixed", "double")),
-    }
-    _check_choices(choices)
+    _check_choices(alternative, method, relabelling, two_sided_clusters, scale, tail, precision)
     _check_number("n_permutations, the identity included,", n_permutations, 2)
     _check_number("seed", seed, 0)
     names = _statistics(statistics)
@@ -197,25 +188,19 @@ def permutation_test(
     labels = labels_of(cohort)
     kept = np.asarray(labels.isin(matrix[SUBJECT].values))
     tree = _tree(blocks, cohort, kept)
-    plan = Plan(list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), seed, precision)
+    plan = Plan(list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), int(seed), precision)
     hypotheses = make_hypotheses(tested, matrix.values, basis, plan)
     if joint:
         check_joint(hypotheses, names)
     of_maps = [one for one in names if one != VOXEL]
     enhancement = Enhancement(of_maps, inside, threshold, connectivity, tfce or TFCE(), two_sided_clusters, scale)
-    details: dict[str, Any] = {"variable": name, "statistics": names, "alternative": alternative, "method": method}
-    details |= {key: matrix.attrs[key] for key in ("formula", "dropped_subjects") if key in matrix.attrs}
-    details |= {"contrasts": {one.name: one.weights.tolist() for one in tested}, "regressors": regressors}
-    details |= {"seed": int(seed), "relabelling": relabelling, "precision": precision}
-    details |= {} if threshold is None else {"cluster_forming_z": threshold, "connectivity": connectivity}
-    details |= {"tfce": asdict(enhancement.tfce)} if "tfce" in names else {}
-    details |= {"scale": scale, "two_sided_clusters": two_sided_clusters} if of_maps else {}
+    details = _details(names, tested, matrix, plan, enhancement) | {"variable": name}
 
     # Compute
     parts = columns(as_blocks(cohort[name]), inside, kept)
-    work = PermutationWork(int(inside.sum()), len(hypotheses))
-    means = share()
-    schedule = {"window": WINDOW, "batch": work.relabellings_per_batch(memory=means.memory // means.threads)}
+    work, means = _work(parts, cohort[name], hypotheses, of_maps), share()
+    batch = work.relabellings_per_batch(memory=means.memory, threads=means.threads)
+    schedule = {"window": WINDOW, "batch": batch}
     identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(parts))
     place = None if checkpoint is None else Location.of(checkpoint, storage_options)
     kept_so_far = Checkpoint.begin(place, identity, schedule)
@@ -233,6 +218,31 @@ def permutation_test(
     return result
 
 
+def _details(
+    names: Sequence[str], tested: Sequence[Contrast], matrix: xr.DataArray, plan: Plan, enhancement: Enhancement
+) -> dict[str, Any]:
+    """What the counts and maxima depend on, but for the data and the number of relabellings: for provenance."""
+    regressors = [str(regressor) for regressor in matrix["regressor"].values]
+    details = {key: matrix.attrs[key] for key in ("formula", "dropped_subjects") if key in matrix.attrs}
+    details |= {"contrasts": {one.name: one.weights.tolist() for one in tested}, "regressors": regressors}
+    details |= {"statistics": list(names), "alternative": plan.alternative, "method": plan.method}
+    details |= {"relabelling": plan.relabelling, "seed": plan.seed, "precision": plan.precision}
+    if enhancement.threshold is not None:
+        details |= {"cluster_forming_z": enhancement.threshold, "connectivity": enhancement.connectivity}
+    if "tfce" in names:
+        details["tfce"] = asdict(enhancement.tfce)
+    if enhancement.names:
+        details |= {"scale": enhancement.scale, "two_sided_clusters": enhancement.two_sided}
+    return details
+
+
+def _work(
+    parts: Sequence[Columns], data: xr.DataArray, hypotheses: Sequence[Hypothesis], of_maps: Sequence[str]
+) -> PermutationWork:
+    sizes, n = [len(part.numbers) for part in parts], len(hypotheses[0].partition.effect)
+    return PermutationWork(sum(sizes), max(sizes), n, data.dtype.itemsize, len(hypotheses), len(of_maps))
+
+
 def _identity(
     details: Mapping[str, Any], matrix: xr.DataArray, hypotheses: Sequence[Hypothesis], data: str
 ) -> dict[str, Any]:
@@ -242,7 +252,18 @@ def _identity(
     return {**details, **{name: {"digest": found} for name, found in digests.items()}}
 
 
-def _check_choices(choices: Mapping[str, tuple[str, Iterable[str]]]) -> None:
+def _check_choices(
+    alternative: str, method: str, relabelling: str, two_sided: str, scale: str, tail: str, precision: str
+) -> None:
+    choices: dict[str, tuple[str, Iterable[str]]] = {
+        "alternative": (alternative, ALTERNATIVES),
+        "method": (method, METHODS),
+        "relabelling": (relabelling, ("auto", "permute", "flip", "both")),
+        "two_sided_clusters": (two_sided, ("signed", "absolute")),
+        "scale": (scale, ("z", "stat")),
+        "tail": (tail, ("counts", "gpd")),
+        "precision": (precision, ("mixed", "double")),
+    }
     for option, (given, known) in choices.items():
         if given not in known:
             raise InputError(f"{option}={given!r}: voxstack knows {listing(map(repr, known), most=9)}.")

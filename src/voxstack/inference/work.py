@@ -10,9 +10,9 @@ from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import STATISTICS, Enhancement
 from voxstack.kernels import permuted, screen
 from voxstack.kernels.permuted import VOXELS, Float, ratios, score, unit_residuals
+from voxstack.plan import VECTOR_BYTES
 
 _TALLY = {"mixed": screen.tally, "double": permuted.tally}
-_BYTES = 2**25  # of vectors of relabelled models that are held at a time
 
 
 class Tally(NamedTuple):
@@ -141,6 +141,6 @@ def _observed(values: NDArray[np.floating], hypothesis: Hypothesis) -> Float:
 def _vectors(hypothesis: Hypothesis, start: int, stop: int) -> Iterator[tuple[int, Float]]:
     """Vectors of relabelled models, of a few relabellings at a time, and the first one's number."""
     n, r = len(hypothesis.partition.effect), sum(part.shape[1] for part in hypothesis.partition)
-    step = max(_BYTES // (8 * n * r), 1)
+    step = max(VECTOR_BYTES // (8 * n * r), 1)
     for begin in range(start, stop, step):
         yield begin, hypothesis.vectors(begin, min(begin + step, stop))
