@@ -1,0 +1,186 @@
+"""A permutation test that is stopped, in whatever way, goes on where it was, to the same bits."""
+
+import errno
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import voxstack as vx
+from small_cohorts import AFFINE, content
+from voxstack.errors import InputError, StoreError
+from voxstack.inference.checkpoint import Checkpoint
+from voxstack.store import keys
+
+N, SHAPE = 12, (7, 6, 5)
+OPTIONS: dict[str, Any] = {"statistics": ["voxel", "tfce", "cluster_extent"], "cluster_forming_p": 0.05}
+
+
+def cohort(seed: int = 0) -> xr.Dataset:
+    rng = np.random.default_rng(seed)
+    table = pd.DataFrame({"age": np.random.default_rng(1).normal(size=N)}, index=[f"sub-{i}" for i in range(N)])
+    values = rng.normal(size=(N, *SHAPE))
+    return vx.from_arrays({"effect": values}, affine=AFFINE, participants=table).chunk({"subject": 5, "x": 4, "y": 3})
+
+
+def run(checkpoint: Path | None, n: int = 300, seed: int = 0, **options: Any) -> xr.Dataset:
+    given = {**OPTIONS, **options}
+    design = given.pop("design", "~ age")
+    return vx.permutation_test(
+        cohort(seed), design, ["age", "Intercept"], n_permutations=n, checkpoint=checkpoint, **given
+    )
+
+
+@pytest.fixture(autouse=True)
+def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 64 relabellings, and batches of 16."""
+    monkeypatch.setattr("voxstack.inference.permute.WINDOW", 64)
+    monkeypatch.setattr("voxstack.plan.PermutationWork.relabellings_per_batch", lambda *_, **__: 16)
+
+
+def same(first: xr.Dataset, second: xr.Dataset) -> None:
+    for name in first.variables:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=str(name))
+
+
+class Stopped(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 1, 7, 30, 38])
+def test_what_was_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    whole = run(None)
+    save, count = Checkpoint.save, iter(range(1000))
+
+    def stop(self: Checkpoint, *arguments: Any) -> None:
+        if next(count) == after:
+            raise Stopped
+        save(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", stop)
+        with pytest.raises(Stopped):
+            run(tmp_path / "checkpoint")
+    assert len(content(tmp_path / "checkpoint")) == 1 + after
+    done = content(tmp_path / "checkpoint")
+    same(whole, run(tmp_path / "checkpoint"))
+    now = content(tmp_path / "checkpoint")
+    assert {name: now[name] for name in done} == done
+    with monkeypatch.context() as patch:  # all is there: nothing is computed
+        patch.setattr(Checkpoint, "save", lambda *_: pytest.fail("computed again"))
+        same(whole, run(tmp_path / "checkpoint"))
+
+
+def work(folder: Path, result: Path) -> None:
+    vx.save_results(run(folder, 2000), result)
+
+
+@pytest.fixture(scope="module")
+def context() -> Any:
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(["voxstack.inference.permute", "dask.array", "xarray", "zarr"])
+    return made
+
+
+def test_killed_processes_leave_what_can_be_gone_on_with(tmp_path: Path, context: Any) -> None:
+    rng = np.random.default_rng(0)
+    whole, kills = run(None, 2000), 0
+    for _ in range(20):
+        process = context.Process(target=work, args=(tmp_path / "checkpoint", tmp_path / "result.zarr"))
+        process.start()
+        time.sleep(rng.uniform(0.3, 1.5))
+        process.kill()
+        process.join(60)
+        kills += process.exitcode != 0
+        if process.exitcode == 0 or kills == 4:
+            break
+    assert kills
+    same(whole, run(tmp_path / "checkpoint", 2000))
+    assert not [name for name in content(tmp_path / "checkpoint") if name.endswith(".partial")]
+
+
+@pytest.mark.parametrize(("first", "more"), [(64, 300), (100, 300), (37, 65), (300, 100)])
+def test_a_longer_run_goes_further(tmp_path: Path, first: int, more: int) -> None:
+    run(tmp_path / "checkpoint", first)
+    longer = run(tmp_path / "checkpoint", more)
+    whole = run(None, more)
+    for name in whole.data_vars:
+        np.testing.assert_allclose(longer[name], whole[name], rtol=1e-12, atol=1e-12, err_msg=str(name))
+    for name in [name for name in whole.data_vars if "_p" in str(name)]:
+        np.testing.assert_array_equal(longer[name], whole[name])
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seed": 1}, "the data changed"),
+        ({"design": "~ age + I(age**2)"}, "formula was '~ age' and is .*the design changed"),
+        ({"alternative": "less"}, "alternative was 'two-sided' and is 'less'"),
+        ({"cluster_forming_p": 0.01}, "cluster_forming_z was 1.64.* and is 2.32"),
+        ({"method": "manly"}, "method was 'freedman-lane' and is 'manly'"),
+        ({"tfce": vx.TFCE(H=1)}, "tfce was .* and is"),
+        ({"relabelling": "flip"}, "relabelling was 'auto' and is 'flip'.*the order of relabellings changed"),
+        ({"precision": "double"}, "precision was 'mixed' and is 'double'"),
+    ],
+)
+def test_another_run_is_refused_with_what_changed(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    run(tmp_path / "checkpoint", 20)
+    before = content(tmp_path / "checkpoint")
+    change = dict(change)
+    design = {"design": change.pop("design")} if "design" in change else {}
+    with pytest.raises(InputError, match=f"of another run: .*{said}"):
+        run(tmp_path / "checkpoint", 20, change.pop("seed", 0), **change, **design)
+    assert content(tmp_path / "checkpoint") == before
+
+
+def test_other_order_of_relabellings_is_another_run(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"n_permutations": 20, "checkpoint": tmp_path / "checkpoint"}
+    vx.permutation_test(cohort(), "~ age", "age", **arguments)
+    with pytest.raises(InputError, match="seed was 0 and is 5"):
+        vx.permutation_test(cohort(), "~ age", "age", seed=5, **arguments)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds other files, and no checkpoint"):
+        run(tmp_path, 20)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(InputError, match="no checkpoint of a permutation test"):
+        run(tmp_path, 20)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    run(tmp_path / "checkpoint", 20)
+    (tmp_path / "checkpoint" / "maps" / "0-16").write_bytes(b"what is this")
+    with pytest.raises(InputError, match=r"damaged: maps/0-16 cannot be read.*Remove that file"):
+        run(tmp_path / "checkpoint", 20)
+    (tmp_path / "checkpoint" / "maps" / "0-16").unlink()
+    same(run(None, 20), run(tmp_path / "checkpoint", 20))
+
+
+def test_a_full_disk_leaves_the_checkpoint_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put, count = keys.put, iter(range(1000))
+
+    def full(*arguments: Any) -> None:
+        if next(count) >= 9:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        put(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(keys, "put", full)
+        with pytest.raises(StoreError, match=r"No space left.*What was done is kept\. Make room"):
+            run(tmp_path / "checkpoint")
+    assert len(content(tmp_path / "checkpoint")) == 9
+    same(run(None), run(tmp_path / "checkpoint"))
+
+
+def test_checkpoints_in_buckets(s3: dict[str, Any]) -> None:
+    place: Any = "s3://bucket/checkpoint"
+    run(place, 40, storage_options=s3)
+    same(run(None, 100), run(place, 100, storage_options=s3))
