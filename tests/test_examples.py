@@ -8,7 +8,10 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
+from numpy.typing import NDArray
+from scipy import stats
 
 import voxstack as vx
 
@@ -42,8 +45,52 @@ def test_wager2008_finds_the_published_slopes(data_folder: Path, tmp_path: Path)
     assert (output / "slope.png").stat().st_size > 10_000
 
 
-def test_wager2008_says_what_is_missing(tmp_path: Path) -> None:
-    command = [sys.executable, str(EXAMPLES / "wager2008.py"), str(tmp_path)]
+def t_of_first(model: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> NDArray[np.float64]:
+    """t of the first of the orthonormal regressors (2, n), by definition."""
+    products = model @ y
+    return products[0] / np.sqrt(((y**2).sum(axis=0) - (products**2).sum(axis=0)) / dof)
+
+
+def test_wager2008_permutation_agrees_with_relabellings_of_our_own(
+    data_folder: Path, wager_table: pd.DataFrame, tmp_path: Path
+) -> None:
+    output = tmp_path / "results"
+    said = run_script("wager2008_permutation.py", tmp_path, data_folder.resolve(), output)
+    assert "Intercept: 400 relabellings (flip)" in said
+    assert "X: 400 relabellings (permute)" in said
+
+    Y = np.array([nib.load(path).get_fdata().squeeze() for path in wager_table["path"]])
+    inside = np.isfinite(Y).all(axis=0) & (Y != 0).any(axis=0)
+    tests = vx.open_results(output / "maps" / "results.zarr")
+    np.testing.assert_array_equal(tests["mask"], inside)
+
+    X = wager_table["X"].to_numpy() - wager_table["X"].mean()
+    mean, slope = np.full(30, 30**-0.5), X / np.linalg.norm(X)
+    draws = np.random.default_rng(0).random((200, 30))
+    flipped = [np.sign(draw - 0.5) * [mean, slope] for draw in draws]
+    permuted = [np.array([slope, mean])[:, np.argsort(draw)] for draw in draws]
+    for name, pair, relabelled in (("Intercept", [mean, slope], flipped), ("X", [slope, mean], permuted)):
+        test = tests.sel(contrast=name)
+        observed = t_of_first(np.array(pair), Y[:, inside], 28)
+        np.testing.assert_allclose(test.stat.values[inside], observed, rtol=1e-6, atol=1e-9)
+        written = nib.load(output / "maps" / f"contrast-{name}_stat-t_statmap.nii.gz").get_fdata()
+        np.testing.assert_allclose(written[inside], observed, rtol=1e-5)
+
+        null = test.null_max.sel(statistic="voxel").values
+        top = np.argsort(-np.abs(observed))[:1000]
+        p = (null > np.abs(observed[top, None]) - 1e-6).mean(axis=1)
+        np.testing.assert_allclose(test.voxel_p_fwe.values[inside][top], p)
+
+        # Freedman and Lane: residuals of the model without what is tested. The largest |t| of relabellings, the
+        # example's and ours, are two samples of one distribution.
+        y = Y[:, inside] - np.outer(pair[1], pair[1] @ Y[:, inside])
+        ours = [np.abs(t_of_first(model, y, 28)).max() for model in relabelled]
+        assert stats.ks_2samp(null[1:], ours).pvalue > 0.01
+
+
+@pytest.mark.parametrize("script", ["wager2008.py", "wager2008_permutation.py"])
+def test_wager2008_says_what_is_missing(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(EXAMPLES / script), str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert "VOXSTACK_DATA" in done.stderr

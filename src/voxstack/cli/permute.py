@@ -45,9 +45,12 @@ from voxstack.store.open import open_cohort
 @click.option("--scale", type=click.Choice(["z", "stat"]), default="z", show_default=True,
               help="Of the maps that are clustered or enhanced.")  # fmt: skip
 @click.option("--joint", is_flag=True, help="Correct across contrasts, too.")
-@click.option(
-    "--checkpoint", metavar="DIR", help="Keeps what is done: after a stop the same command goes on from there."
-)
+@click.option("--tail", type=click.Choice(["counts", "gpd"]), default="counts", show_default=True,
+              help="Small corrected p: counted, or from a fitted generalised Pareto distribution.")  # fmt: skip
+@click.option("--precision", type=click.Choice(["mixed", "double"]), default="mixed", show_default=True,
+              help="The same p-values; mixed is about twice as fast.")  # fmt: skip
+@click.option("--checkpoint", metavar="DIR",
+              help="Keeps what is done: after a stop the same command goes on from there.")  # fmt: skip
 @computing
 def command(
     store: str,

@@ -24,8 +24,8 @@ class Found:
 
     Attributes
     ----------
-    observed : (v,) float64
-        r or R of the identity.
+    stat, observed : (v,) float64
+        t or F of the identity, and r or R.
     counts : (v,) int64
         Of relabellings whose score reaches it.
     maxima : (b,) float64
@@ -34,6 +34,7 @@ class Found:
         For each statistic of whole maps, its largest value of each relabelling (b,).
     """
 
+    stat: Float
     observed: Float
     counts: NDArray[np.int64]
     maxima: Float
@@ -55,7 +56,7 @@ def count_voxels(
         Holds what was done before, and gets what is done now.
     """
     v = sum(len(block.numbers) for block in blocks)
-    found = [Found(np.full(v, np.nan), np.zeros(v, dtype=np.int64), np.full(h.number, -np.inf)) for h in hypotheses]
+    found = [_nothing(v, h.number) for h in hypotheses]
     most = max(h.number for h in hypotheses)
     left = []
     for number, block in enumerate(blocks):
@@ -73,11 +74,16 @@ def count_voxels(
     return found
 
 
+def _nothing(v: int, number: int) -> Found:
+    stat, observed = np.full((2, v), np.nan)
+    return Found(stat, observed, np.zeros(v, dtype=np.int64), np.full(number, -np.inf))
+
+
 def _add(found: Sequence[Found], block: Columns, rows: range, parts: Sequence[Arrays]) -> None:
     """Take the tallies of one task into the whole."""
     for whole, part in zip(found, parts, strict=True):
         if rows.start == 0:
-            whole.observed[block.numbers] = part["observed"]
+            whole.stat[block.numbers], whole.observed[block.numbers] = part["stat"], part["observed"]
         whole.counts[block.numbers] += part["counts"]
         maxima = whole.maxima[rows.start : rows.start + len(part["maxima"])]
         np.maximum(maxima, part["maxima"], out=maxima)

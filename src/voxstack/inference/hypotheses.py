@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError
 from voxstack.inference.explanation import check_relabellings, describe_blocks, warn_without_block_effects
@@ -169,17 +171,23 @@ def check_joint(hypotheses: Sequence[Hypothesis], statistics: Sequence[str]) -> 
     """Refuse to correct across contrasts that cannot be compared, relabelling by relabelling."""
     first = hypotheses[0]
     for other in hypotheses[1:]:
-        if (other.kind, other.number) != (first.kind, first.number):
+        if (other.kind, other.number) != (first.kind, first.number) or not _same_order(first, other):
             raise DesignError(
                 f"joint=True needs contrasts that share their relabellings, but {first.name!r} has {first.number} of "
-                f"the kind {first.kind!r} and {other.name!r} {other.number} of the kind {other.kind!r}. Test them by "
-                "one kind (relabelling=), or apart."
+                f"the kind {first.kind!r} and {other.name!r} {other.number} of the kind {other.kind!r}, or others of "
+                "that kind. Test them by one kind (relabelling=) and a method that relabels the whole model, or apart."
             )
         if other.stat_type != first.stat_type and set(statistics) - {"voxel"}:
             raise DesignError(
                 f"joint=True: clusters and TFCE of t and of F cannot be compared ({first.name!r} is "
                 f"{first.stat_type}, {other.name!r} is {other.stat_type}). Test them apart, or voxels alone."
             )
+
+
+def _same_order(first: Hypothesis, other: Hypothesis) -> bool:
+    """Whether relabellings of the same number are the same."""
+    both = [one.relabellings.batch(0, min(one.number, 256)) for one in (first, other)]
+    return all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
 
 
 def _choose(effect: Float, plan: Plan) -> Literal["permute", "flip"]:

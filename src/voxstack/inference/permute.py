@@ -97,7 +97,7 @@ def permutation_test(
         Of t contrasts: "two-sided", "greater" or "less". F has one alternative only.
     method
         How nuisance regressors are dealt with: "freedman-lane", "draper-stoneman", "dekker", "manly", "ter-braak" or
-        "still-white". Without any, they are all the same.
+        "still-white". Without any, all but "ter-braak" are the same.
     relabelling
         "permute", "flip" signs, or "both"; "auto" flips where no permutation changes what a contrast tests, as for the
         mean of one group, and permutes elsewhere (coordinate `relabelling`). Permutations suppose exchangeable errors,

@@ -12,7 +12,7 @@ from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import STATISTICS, VOXEL, Enhancement
 from voxstack.kernels import pvalues
 from voxstack.kernels.chunks import scatter, turned
-from voxstack.kernels.permuted import Float, score, to_statistic
+from voxstack.kernels.permuted import Float, score, tie, to_statistic
 from voxstack.kernels.pvalues import TIE, corrected_p, counted_p
 from voxstack.kernels.tails import Tail, fit_tail, tail_p
 from voxstack.schema import SPACE
@@ -59,7 +59,7 @@ def assemble(
             together = np.max([maxima for _, maxima in scales], axis=0)
             for row, (observed, _) in zip(rows, scales, strict=True):
                 fit = None if tail == "counts" or hypotheses[0].exhaustive else fit_tail(together)
-                row[f"{name}_p_fwe_joint"] = _corrected(observed, together, fit)
+                row[f"{name}_p_fwe_joint"] = _corrected(observed, together, _near(observed), fit)
     maps = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     inside = turned(enhancement.mask)
     variables: dict[str, Any] = {
@@ -68,8 +68,10 @@ def assemble(
     nulls = np.full((len(names), len(hypotheses), max(h.number for h in hypotheses)), np.nan)
     for i, name in enumerate(names):
         for j, (h, f) in enumerate(zip(hypotheses, found, strict=True)):
-            null = _null(f, name)
-            nulls[i, j, : h.number] = to_statistic(null, h.rank, h.dof, h.side == "F") if name == VOXEL else null
+            nulls[i, j, : h.number] = _null(f, name)
+            if name == VOXEL:
+                nulls[i, j] = to_statistic(nulls[i, j], h.rank, h.dof, h.side == "F")
+                nulls[i, j, 0] = np.nanmax(score(f.stat, h.side), initial=-np.inf)
     variables["null_max"] = (("statistic", "contrast", "permutation"), nulls)
     coords: dict[str, Any] = {
         "contrast": [h.name for h in hypotheses],
@@ -98,7 +100,7 @@ def _of_contrast(
     """Maps (v,) of one contrast, by name; tails are those of its statistics."""
     scores = score(f.observed, h.side)
     maps = {
-        "stat": to_statistic(f.observed, h.rank, h.dof, h.side == "F"),
+        "stat": f.stat,
         "p_uncorrected": np.where(np.isnan(scores), np.nan, counted_p(f.counts, h.number)),
     }
     for name, tail in tails.items():
@@ -106,7 +108,8 @@ def _of_contrast(
         if name != VOXEL:
             maps[name] = np.where(np.isnan(scores), np.nan, _enhanced(h, f, name, enhancement))
             values = np.abs(maps[name])
-        maps[f"{name}_p_fwe"] = _corrected(values, _null(f, name), tail)
+        near = tie(scores, h.side) if name == VOXEL else _near(values)
+        maps[f"{name}_p_fwe"] = _corrected(values, _null(f, name), near, tail)
     return maps
 
 
@@ -114,9 +117,14 @@ def _enhanced(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> F
     return STATISTICS[name].enhance(enhancement.maps(f.observed, h), enhancement, h)
 
 
-def _corrected(observed: Float, maxima: Float, tail: Tail | None) -> Float:
-    counted = corrected_p(observed, maxima, TIE * np.maximum(1.0, np.abs(observed)))
+def _corrected(observed: Float, maxima: Float, near: Float, tail: Tail | None) -> Float:
+    counted = corrected_p(observed, maxima, near)
     return counted if tail is None else tail_p(observed, tail, counted)
+
+
+def _near(observed: Float) -> Float:
+    """Differences that are rounding error, of enhanced values and of -log10 p."""
+    return TIE * np.maximum(1.0, np.abs(observed))
 
 
 def _scale(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> tuple[Float, Float]:

@@ -20,6 +20,8 @@ class Tally(NamedTuple):
 
     Attributes
     ----------
+    stat : (v,) float64
+        t or F of the identity.
     observed : (v,) float64
         r or R of the identity; NaN where a subject has no data, or where there are no residuals.
     maxima : (b,) float64
@@ -28,6 +30,7 @@ class Tally(NamedTuple):
         Of relabellings whose score is at least the observed one.
     """
 
+    stat: Float
     observed: Float
     maxima: Float
     counts: NDArray[np.int64]
@@ -48,9 +51,10 @@ def tally_block(values: NDArray[np.floating], hypotheses: Sequence[Hypothesis], 
 
 def _tally(values: NDArray[np.floating], hypothesis: Hypothesis, start: int, stop: int) -> Tally:
     b, v = max(stop - start, 0), values.shape[1]
-    result = Tally(np.full(v, np.nan), np.full(b, -np.inf), np.zeros(v, dtype=np.int64))
+    result = Tally(np.full(v, np.nan), np.full(v, np.nan), np.full(b, -np.inf), np.zeros(v, dtype=np.int64))
     for first in range(0, v, VOXELS):
-        result.observed[first : first + VOXELS] = _observed(values[:, first : first + VOXELS], hypothesis)
+        tile = slice(first, first + VOXELS)
+        result.stat[tile], result.observed[tile] = _observed(values[:, tile], hypothesis)
     observed = score(result.observed, hypothesis.side)
     if start == 0:  # the identity is that of the model itself, whatever a method does
         result.counts[~np.isnan(result.observed)] = 1
@@ -88,7 +92,7 @@ def _ratios(values: NDArray[np.floating], hypothesis: Hypothesis, start: int, st
     vectors = list(_vectors(hypothesis, max(start, 1), stop))
     for first in range(0, v, VOXELS):
         tile = slice(first, first + VOXELS)
-        observed = _observed(values[:, tile], hypothesis)
+        _, observed = _observed(values[:, tile], hypothesis)
         known = ~np.isnan(observed)
         if start == 0 and len(found):
             found[0, tile] = observed
@@ -129,13 +133,19 @@ def largest_of_maps(
     return found
 
 
-def _observed(values: NDArray[np.floating], hypothesis: Hypothesis) -> Float:
-    """r or R of the identity; NaN where the model leaves no residuals."""
+def _observed(values: NDArray[np.floating], hypothesis: Hypothesis) -> tuple[Float, Float]:
+    """t or F of the identity, and r or R; NaN where the model leaves no residuals.
+
+    t and F come from the residuals themselves: of r close to 1 what is missing to 1 would have few digits.
+    """
     basis, vectors = hypothesis.observed
-    unit = unit_residuals(values, basis)
-    found = ratios(vectors, hypothesis.rank, unit.values, hypothesis.side == "F")[0]
-    known = unit.known & unit_residuals(values, hypothesis.partition.model).known
-    return np.where(known, found, np.nan)
+    joint, rank = hypothesis.side == "F", hypothesis.rank
+    reduced, whole = unit_residuals(values, basis), unit_residuals(values, hypothesis.partition.model)
+    effects = vectors[0] @ reduced.values * reduced.length
+    with np.errstate(over="ignore"):
+        scaled = effects * np.sqrt(hypothesis.dof) / whole.length
+        stat = np.sum(scaled**2, axis=0) / rank if joint else scaled[0]
+    return stat, np.where(np.isnan(whole.length), np.nan, ratios(vectors, rank, reduced.values, joint)[0])
 
 
 def _vectors(hypothesis: Hypothesis, start: int, stop: int) -> Iterator[tuple[int, Float]]:

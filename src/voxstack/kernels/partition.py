@@ -43,8 +43,8 @@ def divide(basis: Basis, weights: Float, orbits: NDArray[np.int64] | None) -> Pa
     """Partition of a model by a contrast, such that the effect part is orthogonal to the nuisance part.
 
     The model is reparametrised so that the contrast is on coefficients of its own: X = M D C (C'DC)^-1 with
-    D = (M'M)^-1 spans the same as the vectors found here (Beckmann et al. 2001, NeuroImage 14:1193; Guttman 1982,
-    Linear Models; Winkler et al. 2014, NeuroImage 92:381, appendix A).
+    D = (M'M)^-1 spans the same as the vectors found here (Smith et al. 2007, NeuroImage 34:127; Guttman 1982, Linear
+    Models; Winkler et al. 2014, NeuroImage 92:381, appendix A).
 
     Parameters
     ----------

@@ -24,6 +24,8 @@ Side = Literal["greater", "less", "two-sided", "F"]
 SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
 VOXELS, _VECTORS = 2048, 64  # of a tile, whose products (1 MB) stay in cache
 _EPS = float(np.finfo(np.float64).eps)
+FEW_DIGITS = 1e-2  # of a sum of squares of 1: what is left below it is computed from residuals
+_ROUNDING = 256 * _EPS  # of r and R
 
 
 class Unit(NamedTuple):
@@ -32,13 +34,13 @@ class Unit(NamedTuple):
     Attributes
     ----------
     values : (n, v) float64
-        Residuals, each column of unit length; NaN where `known` is False.
-    known : (v,) bool
-        Voxels that have data of every subject, and residuals.
+        Residuals, each column of unit length; NaN where `length` is.
+    length : (v,) float64
+        That they had; NaN for voxels that lack a subject, or have no residuals.
     """
 
     values: Float
-    known: NDArray[np.bool_]
+    length: Float
 
 
 def unit_residuals(data: NDArray[np.floating], basis: Float) -> Unit:
@@ -65,13 +67,31 @@ def unit_residuals(data: NDArray[np.floating], basis: Float) -> Unit:
     left = np.sqrt(np.einsum("nv,nv->v", values, values))
     # What is left of a voxel that the basis explains is rounding error.
     with np.errstate(invalid="ignore", divide="ignore"):
-        known = left > 8 * n * _EPS * length
-        values /= np.where(known, left, np.nan)
-    return Unit(values, known)
+        left = np.where(left > 8 * n * _EPS * length, left, np.nan)
+        values /= left
+    return Unit(values, left)
 
 
 @jit
-def _ratios(products: Float, q: int, joint: bool, ratios: Float) -> None:
+def refined(left: Float, voxel: Float, q: int, joint: bool) -> float:
+    """r or R of one relabelling (m, n) and voxel (n,) whose relabelled Z explains nearly all, from its residuals."""
+    residual = voxel.copy()
+    for _ in range(2):
+        for k in range(q, len(left)):
+            product = np.sum(left[k] * residual)
+            residual -= product * left[k]
+    rest = np.sum(residual * residual)
+    if rest <= (64 * len(voxel) * _EPS) ** 2:  # there is nothing left that X could explain
+        return 0.0
+    explained, u = 0.0, 0.0
+    for k in range(q):
+        u = np.sum(left[k] * residual)
+        explained += u * u
+    return float(explained / rest) if joint else float(u / np.sqrt(rest))
+
+
+@jit
+def _ratios(products: Float, left: Float, unit: Float, q: int, joint: bool, ratios: Float) -> None:
     b, m, v = products.shape
     for i in range(b):
         ratio = ratios[i]
@@ -79,7 +99,9 @@ def _ratios(products: Float, q: int, joint: bool, ratios: Float) -> None:
             rest = 1.0
             for k in range(q, m):
                 rest -= products[i, k, j] ** 2
-            if joint:
+            if rest < FEW_DIGITS:
+                ratio[j] = refined(left[i], unit[:, j], q, joint)
+            elif joint:
                 explained = 0.0
                 for k in range(q):
                     explained += products[i, k, j] ** 2
@@ -108,8 +130,18 @@ def ratios(left: Float, q: int, unit: Float, joint: bool) -> Float:
     assert unit.shape[0] == n, (left.shape, unit.shape)
     assert joint or q == 1, q
     found = np.empty((b, unit.shape[1]))
-    _ratios((left.reshape(b * m, n) @ unit).reshape(b, m, -1), q, joint, found)
+    _ratios((left.reshape(b * m, n) @ unit).reshape(b, m, -1), left, unit, q, joint, found)
     return found
+
+
+def tie(observed: Float, side: Side) -> Float:
+    """How far below an observed score, of any shape, another one may lie and still be equal but for rounding.
+
+    `pvalues.TIE` is a relative difference of t or F: with t = r sqrt(dof / (1 - r^2)) a relative difference of t is
+    one of r over 1 - r^2. It is never below the rounding error of r, which matters where r is close to 0 or to 1.
+    """
+    size = np.abs(observed)
+    return np.maximum(TIE * size * (1.0 - (size if side == "F" else size**2)), _ROUNDING)
 
 
 def score(ratio: Float, side: Side) -> Float:
@@ -145,13 +177,13 @@ def tally(
     maxima : (b,) float64
         Scores' maxima over voxels; raised in place.
     counts : (v,) int64
-        Of relabellings whose score is at least the observed one, within `pvalues.TIE`; raised in place.
+        Of relabellings whose score is at least the observed one, within `tie`; raised in place.
     """
     b, m, _ = left.shape
     step = max(_VECTORS // m, 1)
     for first in range(0, unit.shape[1], VOXELS):
         voxels = slice(first, first + VOXELS)
-        tile, least = np.ascontiguousarray(unit[:, voxels]), observed[voxels] - TIE
+        tile, least = np.ascontiguousarray(unit[:, voxels]), observed[voxels] - tie(observed[voxels], side)
         for start in range(0, b, step):
             some = slice(start, start + step)
             found = ratios(left[some], q, tile, side == "F")

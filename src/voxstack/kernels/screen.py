@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels.jit import jit, jit_reordered
-from voxstack.kernels.permuted import VOXELS, Float, Side
-from voxstack.kernels.pvalues import TIE
+from voxstack.kernels.permuted import FEW_DIGITS, VOXELS, Float, Side, refined, tie
 
 Single = NDArray[np.float32]
 
@@ -83,9 +82,10 @@ def _exact(left: Float, voxel: Float, q: int, joint: bool, two_sided: bool) -> f
         else:
             explained += product * product
             u = product
-    if joint:
-        return float(explained / rest)
-    r = float(u / np.sqrt(rest))
+    if rest < FEW_DIGITS:
+        r = refined(left, voxel, q, joint)
+    else:
+        r = float(explained / rest) if joint else float(u / np.sqrt(rest))
     return abs(r) if two_sided else r
 
 
@@ -174,7 +174,7 @@ def tally(
                 q,
                 kind,
                 (n + 4) * 2.0**-24,
-                observed[tile] - TIE,
+                observed[tile] - tie(observed[tile], side),
                 maxima[some],
                 found,
             )

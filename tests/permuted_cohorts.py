@@ -1,0 +1,37 @@
+"""Small cohorts in memory for tests of `permutation_test`, and the call itself."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+import voxstack as vx
+from brute_force import Float
+from voxstack.errors import VoxstackWarning
+
+SHAPE = (5, 4, 3)
+AFFINE = np.diag([2, 2, 2, 1])
+
+
+def random_maps(rng: np.random.Generator, n: int, mean: float = 1) -> Float:
+    """Noise about means of this size, with missing values, and voxels that are constant."""
+    maps = rng.normal(size=(n, *SHAPE)) + mean * rng.uniform(0.3, 1, SHAPE)
+    maps[rng.integers(n), 0, 0, :2] = np.nan
+    maps[:, 1, 0, 0] = np.nan
+    maps[:, 2, 0, 0] = 0
+    maps[:, 3, 0, 0] = mean
+    return maps
+
+
+def cohort_of(maps: Any, mask: Any = None, participants: pd.DataFrame | None = None) -> xr.Dataset:
+    mask = np.ones(SHAPE, dtype=bool) if mask is None else mask
+    return vx.from_arrays({"map": maps}, affine=AFFINE, mask=mask, participants=participants)
+
+
+def run(cohort: xr.Dataset, design: Any, contrasts: Any, **options: Any) -> xr.Dataset:
+    """All relabellings, without the warnings that designs deserve for their rank, or for effects of blocks."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", VoxstackWarning)
+        return vx.permutation_test(cohort, design, contrasts, **{"n_permutations": 10_000, **options})
