@@ -166,8 +166,10 @@ def divide(design: Float, weights: Float) -> tuple[Float, Float]:
     Cu = linalg.null_space(weights)
     Cv = Cu - C @ np.linalg.inv(C.T @ D @ C) @ C.T @ D @ Cu
     X = M_inverse.T @ C @ np.linalg.inv(C.T @ D @ C)
-    Z = M_inverse.T @ Cv @ np.linalg.pinv(Cv.T @ D @ Cv, rcond=1e-10)
-    return X, Z[:, np.abs(Z).max(axis=0) > 1e-10 * np.abs(design).max()]
+    MDCv = M_inverse.T @ Cv
+    if np.linalg.norm(MDCv) < 1e-10 * np.linalg.norm(M_inverse):  # all of the model is tested
+        return X, X[:, :0]
+    return X, MDCv @ np.linalg.pinv(Cv.T @ D @ Cv, rcond=1e-10)
 
 
 def residuals(y: Float, regressors: Float) -> Float:

@@ -118,6 +118,42 @@ def test_contrasts_do_not_depend_on_each_other() -> None:
         equal(alone, together.sel(contrast=[name]))
 
 
+def test_results_are_labelled() -> None:
+    rng = np.random.default_rng(8)
+    maps, design, options = example(rng)
+    mask = rng.random(SHAPE) < 0.8
+    cohort = cohort_of(maps, mask)
+    result = run(cohort, design=design, alternative="less", joint=False, **options)
+    maps_of = ["stat", "p_uncorrected"]
+    for name in ("voxel", "cluster_extent", "cluster_mass", "tfce"):
+        maps_of += [f"{name}_p_fwe"] if name == "voxel" else [name, f"{name}_p_fwe"]
+    assert set(result.data_vars) == {*maps_of, "null_max"}
+    for name in maps_of:
+        assert result[name].dims == ("contrast", "x", "y", "z")
+        assert result[name].dtype == np.float64
+        assert np.isnan(result[name].values[:, ~mask]).all()
+        assert result[name].attrs["long_name"]
+        if "_p_" in name or name == "p_uncorrected":
+            assert result[name].attrs["alternative"] == "less"
+            np.testing.assert_array_equal(np.isnan(result[name]), np.isnan(result["stat"]))
+    outside = (result["cluster_extent"] == 0).values
+    assert outside.any()
+    assert (result["cluster_extent_p_fwe"].values[outside] == 1).all()
+    assert (result["cluster_mass_p_fwe"].values[outside] == 1).all()
+    assert result["null_max"].dims == ("statistic", "contrast", "permutation")
+    assert result["contrast"].values.tolist() == ["age", "both", "mean"]
+    assert result["statistic"].values.tolist() == options["statistics"]
+    assert result["stat_type"].values.tolist() == ["t", "F", "t"]
+    assert result["dof_num"].values.tolist() == [1, 2, 1]
+    assert result["dof"].values.tolist() == [9, 9, 9]
+    np.testing.assert_array_equal(result["mask"], mask)
+    for axis in "xyz":
+        np.testing.assert_array_equal(result[axis], cohort[axis])
+    provenance = result.attrs["provenance"]
+    assert provenance["seed"] == options["seed"]
+    assert provenance["n_permutations"] == 70
+
+
 # ----- relabellings that are drawn
 
 

@@ -106,7 +106,7 @@ def _of_contrast(
     for name, tail in tails.items():
         values = scores
         if name != VOXEL:
-            maps[name] = np.where(np.isnan(scores), np.nan, _enhanced(h, f, name, enhancement))
+            maps[name] = _enhanced(h, f, name, enhancement)
             values = np.abs(maps[name])
         near = tie(scores, h.side) if name == VOXEL else _near(values)
         maps[f"{name}_p_fwe"] = _corrected(values, _null(f, name), near, tail)
@@ -114,7 +114,9 @@ def _of_contrast(
 
 
 def _enhanced(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> Float:
-    return STATISTICS[name].enhance(enhancement.maps(f.observed, h), enhancement, h)
+    """The observed map (v,) of a statistic, NaN where there is none."""
+    values = STATISTICS[name].enhance(enhancement.maps(f.observed, h), enhancement, h)
+    return np.where(np.isnan(f.observed), np.nan, values)
 
 
 def _corrected(observed: Float, maxima: Float, near: Float, tail: Tail | None) -> Float:
