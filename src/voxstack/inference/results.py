@@ -56,10 +56,10 @@ def assemble(
     if joint:
         for name in names:
             scales = [_scale(h, f, name, enhancement) for h, f in zip(hypotheses, found, strict=True)]
-            together = np.max([maxima for _, maxima in scales], axis=0)
-            for row, (observed, _) in zip(rows, scales, strict=True):
-                fit = None if tail == "counts" or hypotheses[0].exhaustive else fit_tail(together)
-                row[f"{name}_p_fwe_joint"] = _corrected(observed, together, _near(observed), fit)
+            together = np.max([maxima for _, _, maxima in scales], axis=0)
+            fit = None if tail == "counts" or hypotheses[0].exhaustive else fit_tail(together)
+            for row, (observed, near, _) in zip(rows, scales, strict=True):
+                row[f"{name}_p_fwe_joint"] = _corrected(observed, together, near, fit)
     maps = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     inside = turned(enhancement.mask)
     variables: dict[str, Any] = {
@@ -129,15 +129,19 @@ def _near(observed: Float) -> Float:
     return TIE * np.maximum(1.0, np.abs(observed))
 
 
-def _scale(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> tuple[Float, Float]:
-    """Observed values (v,) and maxima (b,) on a scale that all contrasts share.
+def _scale(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> tuple[Float, Float, Float]:
+    """Observed values (v,), how far below them others are still equal, and maxima (b,), on a scale that all share.
 
     Voxels of different degrees of freedom, types and alternatives compare by -log10 p; statistics of maps as they are,
     for which types and alternatives have to be the same.
     """
     if name != VOXEL:
-        return np.abs(_enhanced(h, f, name, enhancement)), f.largest[name]
-    return _surprise(score(f.observed, h.side), h), _surprise(f.maxima, h)
+        values = np.abs(_enhanced(h, f, name, enhancement))
+        return values, _near(values), f.largest[name]
+    scores = score(f.observed, h.side)
+    observed = _surprise(scores, h)
+    lower = _surprise(scores - tie(scores, h.side), h)
+    return observed, np.maximum(observed - lower, _near(observed)), _surprise(f.maxima, h)
 
 
 def _surprise(scores: Float, h: Hypothesis) -> Float:
