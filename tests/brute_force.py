@@ -7,6 +7,7 @@ design by L is relabelling data by the inverse of L, which is its transpose.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -176,9 +177,15 @@ def residuals(y: Float, regressors: Float) -> Float:
     """Of least squares; twice, since a large mean leaves rounding errors at first."""
     if regressors.shape[1] == 0:
         return y
-    solve = np.linalg.pinv(regressors, rcond=1e-10)
+    solve = _inverse(regressors.tobytes(), regressors.shape)
     left = y - regressors @ (solve @ y)
     return left - regressors @ (solve @ left)
+
+
+@lru_cache(maxsize=16)
+def _inverse(content: bytes, shape: tuple[int, int]) -> Float:
+    """Moore-Penrose inverse, once for the many relabellings that need it."""
+    return np.linalg.pinv(np.frombuffer(content).reshape(shape), rcond=1e-10)
 
 
 def statistic(y: Float, X: Float, Z: Float, dof: int, stat_type: str) -> Float:

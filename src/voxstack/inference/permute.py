@@ -176,6 +176,8 @@ def permutation_test(
     _check_number("seed", seed, 0)
     names = _statistics(statistics)
     check_connectivity(connectivity)
+    if not isinstance(tfce, TFCE | None):
+        raise InputError(f"tfce must be TFCE(...), such as vx.TFCE(H=2, connectivity=26), not a {type(tfce).__name__}.")
     threshold = _threshold(names, cluster_forming_p, cluster_forming_z)
     matrix = make_design(cohort, design)
     basis = decompose(matrix.values)
@@ -271,7 +273,7 @@ def _check_choices(
 
 def _check_number(what: str, given: Any, least: int) -> None:
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or not least <= given < 2**63:
-        raise InputError(f"{what} must be a whole number of at least {least}, not {given!r}.")
+        raise InputError(f"{what} must be a whole number from {least} to 2^63 - 1, not {given!r}.")
 
 
 def _tree(blocks: str | Blocks | None, cohort: xr.Dataset, kept: NDArray[np.bool_]) -> Tree:
@@ -308,11 +310,14 @@ def _threshold(names: Sequence[str], p: float | None, z: float | None) -> float 
             )
         return None
     if (p is None) == (z is None):
+        need = "need" if len(forming) > 1 else "needs"
         raise InputError(
-            f"{listing(forming)} need one cluster-forming threshold: cluster_forming_p, of one tail, such as 0.001, or "
-            "cluster_forming_z, such as 3.1."
+            f"{' and '.join(forming)} {need} one cluster-forming threshold: cluster_forming_p, of one tail, such as "
+            "0.001, or cluster_forming_z, such as 3.1."
         )
+    if p is not None and not 0 < p < 0.5:
+        raise InputError(f"cluster_forming_p must be between 0 and 0.5, of one tail, not {p!r}.")
     found = float(-special.ndtri(p)) if z is None else float(z)
     if not (np.isfinite(found) and found > 0):
-        raise InputError(f"A cluster-forming threshold must be above z = 0 (p = 0.5), not z = {found:.4g}.")
+        raise InputError(f"cluster_forming_z must be above 0, not {z!r}.")
     return found

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,12 +44,14 @@ class TFCE:
     def __post_init__(self) -> None:
         check_connectivity(self.connectivity)
         for name in ("E", "H"):
-            if not np.isfinite(getattr(self, name)) or getattr(self, name) < 0:
+            if not (_is_number(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"TFCE: {name} must be a number of at least 0, not {getattr(self, name)!r}.")
-        if isinstance(self.dh, str) and self.dh != "auto":
-            raise InputError(f"TFCE: dh must be None, a height or 'auto', not {self.dh!r}.")
-        if isinstance(self.dh, int | float) and not (np.isfinite(self.dh) and self.dh > 0):
-            raise InputError(f"TFCE: dh must be above 0, not {self.dh!r}.")
+        if self.dh not in (None, "auto") and not (_is_number(self.dh) and float(self.dh) > 0):
+            raise InputError(f"TFCE: dh must be None, a height above 0, or 'auto', not {self.dh!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
 @dataclass(frozen=True, eq=False)
