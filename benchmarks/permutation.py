@@ -84,9 +84,9 @@ def main() -> None:
         "measured": {"seconds_per_relabelling": times, "rates": rates},
     }
     options.results.mkdir(parents=True, exist_ok=True)
+    print(table(numbers))
     (options.results / "permutation.json").write_text(json.dumps(document, indent=2) + "\n")
     (options.results / "permutation.md").write_text(table(numbers))
-    print(table(numbers))
     print(json.dumps(document["measured"], indent=1))
 
 
@@ -173,7 +173,7 @@ def _rate(n: int, mask: nib.Nifti1Image, repeats: int) -> dict[str, float]:
     values[:, inside] = rng.standard_normal((n, int(inside.sum())), dtype=np.float32)
     cohort = vx.from_arrays({"effect": values}, affine=mask.affine, mask=inside)
     each = _marginal(_ours(cohort, rng.standard_normal((n, 1))), repeats, 4096 if n <= N else 2048)
-    ours = 2 * n * inside.sum() / each
+    ours = 2 * n * int(inside.sum()) / each
     a, b = rng.standard_normal((4096, n), dtype=np.float32), rng.standard_normal((n, 8192), dtype=np.float32)
 
     def multiply(_: int) -> None:
