@@ -16,7 +16,9 @@ from scipy import linalg, ndimage, stats
 
 Float = NDArray[np.float64]
 Integers = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
+STEPS = {6: 1, 18: 2, 26: 3}  # along axes, from a voxel to its neighbours
 ROUNDING = 1e-9  # relative: statistics that are nearer to each other are equal
 
 
@@ -60,9 +62,14 @@ class Case:
         return -statistic if self.alternative == "less" else np.abs(statistic)
 
     def to_z(self, statistic: Float) -> Float:
-        if self.stat_type == "F":
-            return stats.norm.isf(stats.f.sf(statistic, len(self.weights), self.dof))
-        return np.sign(statistic) * stats.norm.isf(stats.t.sf(np.abs(statistic), self.dof))
+        return to_z(statistic, self.dof, len(self.weights) if self.stat_type == "F" else None)
+
+
+def to_z(statistic: Float, dof: float, dof_num: float | None = None) -> Float:
+    """The normal deviate of the same tail as F, if it has a `dof_num`, or as t."""
+    if dof_num is not None:
+        return stats.norm.isf(stats.f.sf(statistic, dof_num, dof))
+    return np.sign(statistic) * stats.norm.isf(stats.t.sf(np.abs(statistic), dof))
 
 
 # ----- relabellings
@@ -280,24 +287,31 @@ def two_sides(enhance: Callable[[Float], Float], map_: Float, sides: str) -> Flo
 
 
 def clusters(heights: Float, threshold: float, connectivity: int, *, mass: bool) -> Float:
-    labels, number = ndimage.label(heights >= threshold, _structure(connectivity))
     found = np.zeros(heights.shape)
-    for label in range(1, number + 1):
-        inside = labels == label
+    for inside in each_cluster(heights >= threshold, connectivity):
         found[inside] = heights[inside].sum() if mass else inside.sum()
     return found
+
+
+def each_cluster(inside: Mask, connectivity: int) -> list[Mask]:
+    labels, number = _labelled(inside, connectivity)
+    return [labels == label for label in range(1, number + 1)]
 
 
 def tfce(heights: Float, connectivity: int, E: float, H: float) -> Float:
     """The integral over heights, which has a step wherever a voxel leaves its cluster."""
     found, below = np.zeros(heights.shape), 0.0
     for height in np.unique(heights[heights > 0]):
-        labels, _ = ndimage.label(heights >= height, _structure(connectivity))
-        extents = np.bincount(labels.ravel())[labels]
-        found += np.where(labels > 0, extents**E * (height ** (H + 1) - below ** (H + 1)) / (H + 1), 0)
+        found += layer(heights >= height, connectivity, E) * (height ** (H + 1) - below ** (H + 1)) / (H + 1)
         below = height
     return found
 
 
-def _structure(connectivity: int) -> NDArray[np.bool_]:
-    return ndimage.generate_binary_structure(3, {6: 1, 18: 2, 26: 3}[connectivity])
+def layer(inside: Mask, connectivity: int, E: float) -> Float:
+    """What TFCE has of one height: extents of clusters to the power of E, 0 outside of them."""
+    labels, _ = _labelled(inside, connectivity)
+    return np.where(labels > 0, np.bincount(labels.ravel())[labels] ** E, 0)
+
+
+def _labelled(inside: Mask, connectivity: int) -> tuple[Integers, int]:
+    return ndimage.label(inside, ndimage.generate_binary_structure(3, STEPS[connectivity]))

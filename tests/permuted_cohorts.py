@@ -1,10 +1,9 @@
-"""Small cohorts in memory for tests of `permutation_test`, and the call itself."""
+"""Maps for tests of `permutation_test`, and the call itself."""
 
 import warnings
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 import voxstack as vx
@@ -12,7 +11,6 @@ from brute_force import Float
 from voxstack.errors import VoxstackWarning
 
 SHAPE = (5, 4, 3)
-AFFINE = np.diag([2, 2, 2, 1])
 
 
 def random_maps(rng: np.random.Generator, n: int, mean: float = 1) -> Float:
@@ -23,11 +21,6 @@ def random_maps(rng: np.random.Generator, n: int, mean: float = 1) -> Float:
     maps[:, 2, 0, 0] = 0
     maps[:, 3, 0, 0] = mean
     return maps
-
-
-def cohort_of(maps: Any, mask: Any = None, participants: pd.DataFrame | None = None) -> xr.Dataset:
-    mask = np.ones(SHAPE, dtype=bool) if mask is None else mask
-    return vx.from_arrays({"map": maps}, affine=AFFINE, mask=mask, participants=participants)
 
 
 def run(cohort: xr.Dataset, design: Any, contrasts: Any, **options: Any) -> xr.Dataset:

@@ -1,8 +1,9 @@
 """A permutation test that is stopped, in whatever way, goes on where it was, to the same bits."""
 
 import errno
-import multiprocessing
+import signal
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import xarray as xr
 
 import voxstack as vx
+from killed_processes import killed
 from small_cohorts import AFFINE, content
 from voxstack.errors import InputError, StoreError
 from voxstack.inference.checkpoint import Checkpoint
 from voxstack.store import keys
+from voxstack.store.location import Location
 
 N, SHAPE = 12, (7, 6, 5)
 OPTIONS: dict[str, Any] = {"statistics": ["voxel", "tfce", "cluster_extent"], "cluster_forming_p": 0.05}
@@ -36,11 +39,13 @@ def run(checkpoint: Path | None, n: int = 300, seed: int = 0, **options: Any) ->
     )
 
 
-@pytest.fixture(autouse=True)
-def small_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+def make_tasks_small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Windows of 64 relabellings, and batches of 16."""
     monkeypatch.setattr("voxstack.inference.permute.WINDOW", 64)
     monkeypatch.setattr("voxstack.plan.PermutationWork.relabellings_per_batch", lambda *_, **__: 16)
+
+
+small_tasks = pytest.fixture(autouse=True)(make_tasks_small)
 
 
 def same(first: xr.Dataset, second: xr.Dataset) -> None:
@@ -76,32 +81,28 @@ def test_what_was_done_is_not_done_again(tmp_path: Path, monkeypatch: pytest.Mon
         same(whole, run(tmp_path / "checkpoint"))
 
 
-def work(folder: Path, result: Path) -> None:
-    vx.save_results(run(folder, 2000), result)
+def work(checkpoint: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:  # of this process
+        make_tasks_small(patch)
+        run(checkpoint, 2000)
 
 
-@pytest.fixture(scope="module")
-def context() -> Any:
-    made = multiprocessing.get_context("forkserver")
-    made.set_forkserver_preload(["voxstack.inference.permute", "dask.array", "xarray", "zarr"])
-    return made
+def wait_for(files: int, checkpoint: Path) -> None:
+    deadline = time.monotonic() + 300
+    while sum(1 for _ in checkpoint.rglob("*-*")) < files:
+        assert time.monotonic() < deadline, f"there are not {files} files"
+        time.sleep(0.003)
 
 
-def test_killed_processes_leave_what_can_be_gone_on_with(tmp_path: Path, context: Any) -> None:
-    rng = np.random.default_rng(0)
-    whole, kills = run(None, 2000), 0
-    for _ in range(20):
-        process = context.Process(target=work, args=(tmp_path / "checkpoint", tmp_path / "result.zarr"))
-        process.start()
-        time.sleep(rng.uniform(0.3, 1.5))
-        process.kill()
-        process.join(60)
-        kills += process.exitcode != 0
-        if process.exitcode == 0 or kills == 4:
-            break
-    assert kills
-    same(whole, run(tmp_path / "checkpoint", 2000))
-    assert not [name for name in content(tmp_path / "checkpoint") if name.endswith(".partial")]
+def test_killed_processes_leave_what_can_be_gone_on_with(tmp_path: Path) -> None:
+    whole, checkpoint = run(None, 2000), tmp_path / "checkpoint"
+    for files in (1, 30, 100):
+        assert killed(work, checkpoint, when=partial(wait_for, files, checkpoint)) == -signal.SIGKILL
+    left = content(checkpoint)
+    same(whole, run(checkpoint, 2000))
+    now = content(checkpoint)
+    assert not [name for name in now if name.endswith(".partial")]
+    assert len(left) < len(now), "the last process was killed before it was done"
 
 
 @pytest.mark.parametrize(("first", "more"), [(64, 300), (100, 300), (37, 65), (300, 100)])
@@ -155,13 +156,33 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [b"", b"what is this", 0.5], ids=["nothing", "other content", "half"])
+def test_a_damaged_file_is_named(tmp_path: Path, left: bytes | float) -> None:
     run(tmp_path / "checkpoint", 20)
-    (tmp_path / "checkpoint" / "maps" / "0-16").write_bytes(b"what is this")
-    with pytest.raises(InputError, match=r"damaged: maps/0-16 cannot be read.*Remove that file"):
+    part = tmp_path / "checkpoint" / "maps" / "0-16"
+    whole = part.read_bytes()
+    part.write_bytes(left if isinstance(left, bytes) else whole[: int(left * len(whole))])
+    with pytest.raises(InputError, match=r"damaged: maps/0-16 cannot be read.*Remove that file, and call again\."):
         run(tmp_path / "checkpoint", 20)
-    (tmp_path / "checkpoint" / "maps" / "0-16").unlink()
+    part.unlink()
     same(run(None, 20), run(tmp_path / "checkpoint", 20))
+
+
+def test_a_file_that_was_cut_off_is_damaged_wherever_it_ends(tmp_path: Path) -> None:
+    kept = Checkpoint.begin(Location.of(tmp_path), {}, {})
+    arrays = {"maxima": np.arange(20.0), "counts": np.arange(12)}
+    kept.save("maps", range(16), arrays)
+    part = tmp_path / "maps" / "0-16"
+    whole = part.read_bytes()
+    for length in range(len(whole)):
+        part.write_bytes(whole[:length])
+        with pytest.raises(InputError, match="damaged: maps/0-16 cannot be read"):
+            kept.load("maps", range(16))
+    part.write_bytes(whole)
+    found = kept.load("maps", range(16))
+    assert found.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(found[name], array)
 
 
 def test_a_full_disk_leaves_the_checkpoint_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

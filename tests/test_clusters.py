@@ -1,51 +1,36 @@
 """Neighbours and clusters: against their definition, scipy.ndimage and PALM."""
 
 from itertools import combinations
-from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from scipy import ndimage
 
-from voxstack.kernels.clusters import Sides, extent_and_mass, label, largest
+import brute_force
+import palm
+from brute_force import STEPS, Float, Integers, Mask
+from random_volumes import TIE, all_sides, connectivities, in_volume, random_mask, random_values, seeds
+from voxstack.kernels.clusters import extent_and_mass, label, largest
 from voxstack.kernels.neighbours import neighbours
-from voxstack.kernels.pvalues import f_to_z, t_to_z
-
-Float = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-
-PALM = Path(__file__).parent / "reference" / "palm"
-STEPS = {6: 1, 18: 2, 26: 3}
-TIE = 1e-10
+from voxstack.kernels.suprathreshold import Sides, find, joined
 
 properties = settings(deadline=None, max_examples=40)
-seeds = st.integers(0, 2**32 - 1)
-connectivities = st.sampled_from([6, 18, 26])
-all_sides: st.SearchStrategy[Sides] = st.sampled_from(["greater", "less", "signed", "absolute"])
 
 
-def random_mask(rng: np.random.Generator, most: int) -> Mask:
-    shape = rng.integers(1, most + 1, size=3)
-    return rng.random(shape) < rng.choice([0.0, 0.3, 0.8, 1.0], p=[0.05, 0.25, 0.35, 0.35])
-
-
-def random_maps(rng: np.random.Generator, shape: tuple[int, int]) -> Float:
-    """Noise, in some cases rounded to few levels, with missing voxels, or with infinite ones."""
-    maps = rng.normal(size=shape)
-    if rng.random() < 0.5:
-        maps = np.round(2 * maps) / 2
-    maps[rng.random(shape) < rng.choice([0, 0.1])] = np.nan
+def random_maps(rng: np.random.Generator, shape: int | tuple[int, int]) -> Float:
+    """Some of them with infinite voxels."""
+    maps = random_values(rng, shape)
     maps[rng.random(shape) < rng.choice([0, 0.02])] = rng.choice([-np.inf, np.inf])
     return maps
 
 
-def by_definition(
-    values: Float, mask: Mask, connectivity: int, threshold: float, sides: Sides
-) -> list[NDArray[np.int_]]:
+def largest_of(maps: Float, table: NDArray[np.int32], threshold: float, sides: Sides) -> tuple[Integers, Float]:
+    return largest(find(maps, threshold=threshold, sides=sides, tie=TIE), table, apart=sides == "signed")
+
+
+def by_definition(values: Float, mask: Mask, connectivity: int, threshold: float, sides: Sides) -> list[Integers]:
     """Every cluster, as the numbers of its voxels, by scipy."""
     sets = {
         "greater": [values >= threshold],
@@ -53,29 +38,8 @@ def by_definition(
         "signed": [values >= threshold, -values >= threshold],
         "absolute": [np.abs(values) >= threshold],
     }[sides]
-    found = []
-    for inside in sets:
-        volume = np.zeros(mask.shape, dtype=bool)
-        volume[mask] = inside
-        labels, count = ndimage.label(volume, ndimage.generate_binary_structure(3, STEPS[connectivity]))
-        found += [np.flatnonzero(labels[mask] == i) for i in range(1, count + 1)]
-    return found
-
-
-def palm_map(folder: str, name: str) -> Float:
-    mask = np.asanyarray(nib.load(PALM / "inputs" / "mask.nii").dataobj) > 0
-    volume: Float = np.asanyarray(nib.load(PALM / folder / f"palm_{name}.nii.gz").dataobj)[..., 0]
-    return volume[mask]
-
-
-def palm_z(folder: str, name: str) -> Float:
-    dof = float((PALM / folder / f"palm_vox_{name}_dof.txt").read_text().split()[-1])
-    values = palm_map(folder, f"vox_{name}")
-    return f_to_z(values, 2, dof) if name.startswith("fstat") else t_to_z(values, dof)
-
-
-def palm_neighbours(connectivity: int) -> NDArray[np.int32]:
-    return neighbours(np.asanyarray(nib.load(PALM / "inputs" / "mask.nii").dataobj) > 0, connectivity)
+    clusters = [brute_force.each_cluster(in_volume(inside, mask), connectivity) for inside in sets]
+    return [np.flatnonzero(cluster[mask]) for of_set in clusters for cluster in of_set]
 
 
 @given(seed=seeds, connectivity=connectivities)
@@ -102,7 +66,7 @@ def test_neighbours_do_not_depend_on_the_mask_s_layout_in_memory() -> None:
 def test_labels_are_the_clusters_of_scipy_by_falling_size(seed: int, connectivity: int, sides: Sides) -> None:
     rng = np.random.default_rng(seed)
     mask = random_mask(rng, most=8)
-    values = random_maps(rng, (1, np.count_nonzero(mask)))[0]
+    values = random_maps(rng, np.count_nonzero(mask))
     threshold = rng.choice([0.5, 1.0, 2.0])
     labels = label(values, neighbours(mask, connectivity), threshold=threshold, sides=sides, tie=TIE)
     expected = sorted(by_definition(values, mask, connectivity, threshold, sides), key=lambda c: (-len(c), c[0]))
@@ -116,7 +80,7 @@ def test_labels_are_the_clusters_of_scipy_by_falling_size(seed: int, connectivit
 def test_extent_and_mass_of_each_voxel_s_cluster(seed: int, connectivity: int, sides: Sides) -> None:
     rng = np.random.default_rng(seed)
     mask = random_mask(rng, most=8)
-    values = random_maps(rng, (1, np.count_nonzero(mask)))[0]
+    values = random_maps(rng, np.count_nonzero(mask))
     labels = label(values, neighbours(mask, connectivity), threshold=1.0, sides=sides, tie=TIE)
     extent, mass = extent_and_mass(labels, values)
     expected_extent, expected_mass = np.zeros(values.size), np.zeros(values.size)
@@ -134,11 +98,26 @@ def test_largest_extent_and_mass_of_many_maps(seed: int, connectivity: int, side
     mask = random_mask(rng, most=8)
     maps = random_maps(rng, (int(rng.integers(0, 6)), np.count_nonzero(mask)))
     threshold = rng.choice([0.5, 1.0, 2.0])
-    extent, mass = largest(maps, neighbours(mask, connectivity), threshold=threshold, sides=sides, tie=TIE)
+    extent, mass = largest_of(maps, neighbours(mask, connectivity), threshold, sides)
     clusters = [by_definition(values, mask, connectivity, threshold, sides) for values in maps]
     masses = [[np.abs(values[c]).sum() for c in found] for values, found in zip(maps, clusters, strict=True)]
     assert extent.tolist() == [max(map(len, found), default=0) for found in clusters]
     np.testing.assert_allclose(mass, [max(of_map, default=0) for of_map in masses], rtol=1e-12)
+
+
+@given(seed=seeds, connectivity=connectivities, sides=all_sides)
+@properties
+def test_blocks_of_voxels_may_be_searched_one_by_one(seed: int, connectivity: int, sides: Sides) -> None:
+    rng = np.random.default_rng(seed)
+    mask = random_mask(rng, most=8)
+    maps, table = random_maps(rng, (3, np.count_nonzero(mask))), neighbours(mask, connectivity)
+    block = rng.integers(0, 3, maps.shape[1])
+    voxels = [np.flatnonzero(block == one) for one in range(3)]
+    parts = [find(maps[:, some], threshold=1.0, sides=sides, tie=TIE) for some in voxels]
+    found = largest(joined(parts, voxels), table, apart=sides == "signed")
+    expected = largest_of(maps, table, 1.0, sides)
+    assert found[0].tolist() == expected[0].tolist()
+    np.testing.assert_allclose(found[1], expected[1], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("sides", "extent", "mass"), [("greater", 2, 7.0), ("less", 3, 6.5), ("signed", 3, 7.0)])
@@ -147,14 +126,14 @@ def test_the_largest_extent_and_the_largest_mass_may_be_of_different_clusters(
 ) -> None:
     values = np.array([[3.0, 4.0, 0.0, -2.5, -2.0, -2.0, 0.0, 5.0]])
     line = neighbours(np.ones((8, 1, 1), dtype=bool), 6)
-    found = largest(values, line, threshold=2.0, sides=sides, tie=TIE)
+    found = largest_of(values, line, 2.0, sides)
     assert (found[0].tolist(), found[1].tolist()) == ([extent], [mass])
 
 
 def test_signs_that_touch_are_one_cluster_only_on_absolute_values() -> None:
     values, line = np.array([[3.0, -3.0, 3.0]]), neighbours(np.ones((1, 3, 1), dtype=bool), 6)
-    assert largest(values, line, threshold=2.0, sides="signed", tie=TIE)[0].tolist() == [1]
-    assert largest(values, line, threshold=2.0, sides="absolute", tie=TIE)[0].tolist() == [3]
+    assert largest_of(values, line, 2.0, "signed")[0].tolist() == [1]
+    assert largest_of(values, line, 2.0, "absolute")[0].tolist() == [3]
     assert label(values[0], line, threshold=2.0, sides="signed", tie=TIE).tolist() == [1, 2, 3]
     assert label(values[0], line, threshold=2.0, sides="absolute", tie=TIE).tolist() == [1, 1, 1]
 
@@ -164,7 +143,7 @@ def test_rounding_error_below_the_threshold_is_a_tie(sides: Sides) -> None:
     sign = -1 if sides == "less" else 1
     values = sign * np.array([[2.3 * (1 - 1e-13), 2.3, 2.3 * (1 - 1e-7)]])
     line = neighbours(np.ones((1, 1, 3), dtype=bool), 6)
-    assert largest(values, line, threshold=2.3, sides=sides, tie=TIE)[0].tolist() == [2]
+    assert largest_of(values, line, 2.3, sides)[0].tolist() == [2]
     assert label(values[0], line, threshold=2.3, sides=sides, tie=TIE).tolist() == [1, 1, 0]
 
 
@@ -175,33 +154,29 @@ def test_the_order_of_voxels_does_not_matter(seed: int, axes: list[int], connect
     mask = random_mask(rng, most=9)
     maps = rng.normal(size=(3, np.count_nonzero(mask)))
     turned_mask = np.flip(mask.transpose(axes), axis=0)
-    turned = []
-    for values in maps:
-        volume = np.zeros(mask.shape)
-        volume[mask] = values
-        turned.append(np.flip(volume.transpose(axes), axis=0)[turned_mask])
-    one = largest(maps, neighbours(mask, connectivity), threshold=0.3, sides="signed", tie=TIE)
-    other = largest(np.array(turned), neighbours(turned_mask, connectivity), threshold=0.3, sides="signed", tie=TIE)
+    turned = [np.flip(in_volume(values, mask).transpose(axes), axis=0)[turned_mask] for values in maps]
+    one = largest_of(maps, neighbours(mask, connectivity), 0.3, "signed")
+    other = largest_of(np.array(turned), neighbours(turned_mask, connectivity), 0.3, "signed")
     assert one[0].tolist() == other[0].tolist()
     np.testing.assert_allclose(one[1], other[1], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
-    ("folder", "stat", "result", "sides"),
+    ("folder", "kind", "contrast", "sides"),
     [
-        ("A1_one8_extent_tfce", "tstat", "clustere_tstat", "greater"),
-        ("A2_one8_mass", "tstat", "clusterm_tstat", "greater"),
-        ("A3_one8_twotail", "tstat", "clusterm_tstat", "absolute"),
-        ("D1_anova9_F", "fstat_c3", "clustere_fstat_c3", "greater"),
-        ("G1_nest10", "tstat", "clustere_tstat", "greater"),
+        ("A1_one8_extent_tfce", "clustere", "tstat", "greater"),
+        ("A2_one8_mass", "clusterm", "tstat", "greater"),
+        ("A3_one8_twotail", "clusterm", "tstat", "absolute"),
+        ("D1_anova9_F", "clustere", "fstat_c3", "greater"),
+        ("G1_nest10", "clustere", "tstat", "greater"),
     ],
 )
-def test_palm_s_cluster_maps(folder: str, stat: str, result: str, sides: Sides) -> None:
-    z, expected = palm_z(folder, stat), palm_map(folder, result)
-    labels = label(z, palm_neighbours(26), threshold=2.3, sides=sides, tie=TIE)
+def test_palm_s_cluster_maps(folder: str, kind: str, contrast: str, sides: Sides) -> None:
+    z, expected, table = palm.z_of(folder, contrast), palm.map_of(folder, kind, contrast), neighbours(palm.mask(), 26)
+    labels = label(z, table, threshold=2.3, sides=sides, tie=TIE)
     extent, mass = extent_and_mass(labels, z)
-    maxima = largest(z[None], palm_neighbours(26), threshold=2.3, sides=sides, tie=TIE)
-    if result.startswith("clustere"):
+    maxima = largest_of(z[None], table, 2.3, sides)
+    if kind == "clustere":
         assert extent.tolist() == expected.tolist()
         assert maxima[0].tolist() == [expected.max()]
     else:

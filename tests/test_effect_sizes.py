@@ -18,12 +18,12 @@ from scipy import stats
 
 import voxstack as vx
 from counted_reads import counted
+from random_cohorts import SHAPE, cohort_of, people, random_maps, rechunked
 from voxstack.errors import InputError
 from voxstack.kernels.effect_sizes import partial_r2, t_quantile
 from voxstack.models.blueprint import Cases, Estimate, Float, Model, Pass
 from voxstack.models.registry import MODELS
 
-SHAPE = (3, 2, 2)
 BOTH = ("cohens_d", "partial_r2")
 ADDED = ["cohens_d", "partial_r2", "ci_lower", "ci_upper"]
 
@@ -35,28 +35,10 @@ alternatives = st.sampled_from(["two-sided", "greater", "less"])
 levels = st.one_of(st.sampled_from([0.5, 0.9, 0.95, 0.999]), st.floats(0.05, 0.9999))
 
 
-def cohort_of(maps: Any, table: pd.DataFrame | None = None, mask: Any = None) -> xr.Dataset:
-    mask = np.ones(maps.shape[1:], dtype=bool) if mask is None else mask
-    return vx.from_arrays({"map": maps}, affine=np.diag([3, 3, 3, 1]), mask=mask, participants=table)
-
-
-def rechunked(maps: NDArray[Any], rng: np.random.Generator) -> da.Array:
-    """Random chunks along subjects and space."""
-    chunks = []
-    for size in maps.shape:
-        cuts = np.flatnonzero(rng.random(size - 1) < rng.random()) + 1
-        chunks.append(tuple(np.diff([0, *cuts, size]).tolist()))
-    return da.from_array(maps, chunks=tuple(chunks))
-
-
 def study(rng: np.random.Generator, dtype: Any = np.float64) -> tuple[pd.DataFrame, NDArray[Any]]:
     """Covariates, and maps some of which depend on them."""
-    n = int(rng.integers(12, 35))
-    table = pd.DataFrame({"age": rng.normal(0, 2, n), "group": np.resize(["a", "b", "c"], n)})
-    table = table.set_axis([f"s{i}" for i in rng.permutation(n)])
-    slopes = rng.normal(size=SHAPE) * (rng.random(SHAPE) < 0.5)
-    maps = rng.normal(rng.normal(0, 3), 1, size=(n, *SHAPE)) + table["age"].to_numpy()[:, None, None, None] * slopes
-    return table, maps.astype(dtype)
+    table = people(rng, int(rng.integers(12, 35)))
+    return table, random_maps(rng, table, dtype, log_mean=0.5)
 
 
 def with_holes(maps: NDArray[Any], rng: np.random.Generator, share: float = 0.3) -> NDArray[Any]:
@@ -117,8 +99,8 @@ class TestCohensD:
 
     def test_of_a_regressor_it_is_per_unit(self) -> None:
         table, maps = study(np.random.default_rng(1))
-        years = vx.fit_glm(cohort_of(maps, table), "~ age + group")
-        decades = vx.fit_glm(cohort_of(maps, table.assign(age=table["age"] / 10)), "~ age + group")
+        years = vx.fit_glm(cohort_of(maps, table), "~ age + site")
+        decades = vx.fit_glm(cohort_of(maps, table.assign(age=table["age"] / 10)), "~ age + site")
         d = [vx.contrast(fit, "age", effect_sizes="cohens_d")["cohens_d"].values for fit in (years, decades)]
         np.testing.assert_allclose(10 * d[0], d[1], rtol=1e-9)
         fitted = sm.OLS(maps[:, 0, 0, 0], years["design"].values).fit()
@@ -136,7 +118,7 @@ class TestPartialR2:
         table, maps = study(rng, dtype)
         maps = (maps + 10**log_mean).astype(dtype)
         maps = with_holes(maps, rng) if missing == "available" else maps
-        fit = vx.fit_glm(cohort_of(rechunked(maps, rng), table), "~ age + group", missing=missing)
+        fit = vx.fit_glm(cohort_of(rechunked(maps, rng), table), "~ age + site", missing=missing)
         X = fit["design"].values
         p = X.shape[1]
         hypotheses = {"one": np.eye(p)[1], "t": rng.normal(size=p), "q = 1": rng.normal(size=(1, p))}
@@ -155,9 +137,9 @@ class TestPartialR2:
 
     def test_rows_that_repeat_others_change_nothing(self) -> None:
         table, maps = study(np.random.default_rng(2))
-        fit = vx.fit_glm(cohort_of(maps, table), "~ age + group")
-        b, c = "group[T.b]", "group[T.c]"
-        hypotheses = {"group": [b, c], "again": [b, c, f"{b} - {c}", f"2 * {c}"]}
+        fit = vx.fit_glm(cohort_of(maps, table), "~ age + site")
+        b, c = "site[T.b]", "site[T.c]"
+        hypotheses = {"site": [b, c], "again": [b, c, f"{b} - {c}", f"2 * {c}"]}
         found = vx.contrast(fit, hypotheses, effect_sizes="partial_r2")["partial_r2"].values
         np.testing.assert_allclose(found[0], found[1], rtol=1e-10)
         X = fit["design"].values
@@ -188,7 +170,7 @@ class TestConfidenceIntervals:
         rng = np.random.default_rng(seed)
         table, maps = study(rng, dtype)
         maps = with_holes(maps, rng) if missing == "available" else maps
-        fit = vx.fit_glm(cohort_of(rechunked(maps, rng), table), "~ age + group", missing=missing)
+        fit = vx.fit_glm(cohort_of(rechunked(maps, rng), table), "~ age + site", missing=missing)
         X = fit["design"].values
         p = X.shape[1]
         hypotheses = {"one": np.eye(p)[rng.integers(p)], "t": rng.normal(size=p), "F": np.eye(p)[:2]}
@@ -298,11 +280,11 @@ class TestWhatIsAskedFor:
         """Outside the mask, where the residuals are rounding error, and but for partial R2 for F."""
         table, maps = study(np.random.default_rng(7))
         maps[:, 0, 0, 0] = 1234.5
-        maps[:, 1, 0, 0] = 3 + 2.0 * (table["group"] == "b")
+        maps[:, 1, 0, 0] = 3 + 2.0 * (table["site"] == "b")
         mask = np.ones(SHAPE, dtype=bool)
         mask[2, 1, 1] = False
-        fit = vx.fit_glm(cohort_of(maps, table, mask), "~ group", missing=missing)
-        hypotheses = {"t": "group[T.b]", "F": ["group[T.b]", "group[T.c]"]}
+        fit = vx.fit_glm(cohort_of(maps, table, mask), "~ site", missing=missing)
+        hypotheses = {"t": "site[T.b]", "F": ["site[T.b]", "site[T.c]"]}
         for alternative in ("two-sided", "greater", "less"):
             found = vx.contrast(fit, hypotheses, alternative=alternative, effect_sizes=BOTH, confidence=0.9).compute()
             none = np.isnan(found["stat"].sel(contrast="t").values)

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import palm
 from voxstack.errors import DesignError, InputError, VoxstackWarning
 from voxstack.inference.exchangeability import Blocks
 from voxstack.inference.explanation import check_relabellings, warn_without_block_effects
@@ -24,17 +25,7 @@ SUBJECTS = [f"sub-{i}" for i in range(1, 7)]
 FAMILIES = pd.Series(["b", "a", "b", "c", "a", "b"], index=SUBJECTS)
 
 PAIRS = "\n".join(str(i // 2 + 1) for i in range(12))
-NESTED = """-1,1,1,1
--1,1,1,2
--1,1,2,3
--1,1,2,4
--1,2,3,5
--1,2,3,6
--1,2,3,7
--1,2,4,8
--1,2,4,9
--1,2,4,10
-"""
+NESTED = (palm.INPUTS / "nest10_eb.csv").read_text()  # of 4 and 6 subjects, of 2, 2, 3 and 3 within these
 
 
 def exchanged(tree: Tree) -> set[frozenset[int]]:
@@ -102,7 +93,7 @@ def test_within_whole_and_both() -> None:
 
 
 def test_nested_blocks_are_columns_of_signed_numbers() -> None:
-    levels = np.array([line.split(",") for line in NESTED.split()], dtype=int)
+    levels = palm.matrix("nest10_eb").astype(int)
     names = [f"s{i}" for i in range(10)]
     expected = exchanged(tree_of(10, levels))
     assert expected == {frozenset({0, 1, 2, 3}), frozenset({4, 5, 6, 7, 8, 9})}
@@ -327,7 +318,7 @@ def test_no_warning_where_block_effects_are_there_or_not_needed(design: Any, tre
 
 
 def test_of_nested_blocks_the_outermost_that_are_exchangeable_need_effects() -> None:
-    levels = np.array([line.split(",") for line in NESTED.split()], dtype=int)
+    levels = palm.matrix("nest10_eb").astype(int)
     tree = Blocks(levels).resolve([str(i) for i in range(10)])
     age = np.arange(10.0)[:, None] ** 2
     with pytest.warns(VoxstackWarning, match="no effect of blocks 1, 2:"):

@@ -19,6 +19,7 @@ from scipy import stats
 
 import voxstack as vx
 from counted_reads import counted
+from random_cohorts import SHAPE, cohort_of, people, random_maps, rechunked
 from voxstack.errors import DesignError, GridMismatch, InputError, VoxstackWarning
 
 Float = NDArray[np.float64]
@@ -39,40 +40,12 @@ formulas, dtypes = st.sampled_from(FORMULAS), st.sampled_from([np.float32, np.fl
 treatments = st.sampled_from(["complete", "available"])
 alternatives = st.sampled_from(["two-sided", "greater", "less"])
 MAPS = ("effect", "variance", "stat", "z_score", "p_value")
-SHAPE = (3, 2, 2)
-
-
-def people(rng: np.random.Generator, n: int) -> pd.DataFrame:
-    """Covariates with every combination of sex and site."""
-    covariates = {"age": rng.normal(0, 1.5, n), "iq": rng.normal(1, 1, n)}
-    factors = {"sex": np.resize(["F", "M"], n), "site": np.resize(["a", "b", "c"], n)}
-    return pd.DataFrame(covariates | factors, index=[f"sub-{i:02d}" for i in rng.permutation(n)])
-
-
-def random_maps(rng: np.random.Generator, table: pd.DataFrame, dtype: Any, log_mean: float) -> NDArray[Any]:
-    """Voxels of unit deviation about means up to 10 ** log_mean, some of them depending on age."""
-    y = rng.normal(size=(len(table), *SHAPE)) + table["age"].to_numpy()[:, None, None, None] * rng.normal(size=SHAPE)
-    return (y + 10.0**log_mean * rng.uniform(-1, 1, SHAPE)).astype(dtype)
 
 
 def example(seed: int, n: int, log_mean: float = 0) -> tuple[np.random.Generator, pd.DataFrame, Float]:
     rng = np.random.default_rng(seed)
     table = people(rng, n)
     return rng, table, random_maps(rng, table, np.float64, log_mean)
-
-
-def cohort_of(maps: Any, table: pd.DataFrame, mask: Any = None) -> xr.Dataset:
-    mask = np.ones(SHAPE, dtype=bool) if mask is None else mask
-    return vx.from_arrays({"map": maps}, affine=np.diag([3, 3, 3, 1]), mask=mask, participants=table)
-
-
-def rechunked(maps: NDArray[Any], rng: np.random.Generator) -> da.Array:
-    """Random chunks along subjects and space."""
-    chunks = []
-    for size in maps.shape:
-        cuts = np.flatnonzero(rng.random(size - 1) < rng.random()) + 1
-        chunks.append(tuple(np.diff([0, *cuts, size]).tolist()))
-    return da.from_array(maps, chunks=tuple(chunks))
 
 
 def reference(

@@ -8,7 +8,6 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 
 import voxstack as vx
 from counted_reads import counted
+from random_cohorts import SHAPE, cohort_of, rechunked
 from small_cohorts import MAPS, noise, save
 from voxstack.cli import cli
 from voxstack.errors import DesignError, InputError, VoxstackWarning
 from voxstack.kernels import least_squares
 
-SHAPE = (3, 2, 2)
 N = 20
 seeds = st.integers(0, 2**32 - 1)
 properties = settings(deadline=None, max_examples=15)
@@ -32,16 +31,6 @@ def people(rng: np.random.Generator) -> pd.DataFrame:
     factors = {"sex": np.resize(["F", "M", "M"], N), "site": np.resize(["a", "b"], N)}
     table = pd.DataFrame({"age": rng.normal(50, 9, N), "iq": rng.normal(100, 15, N), **factors})
     return table.set_axis([f"s{i:02d}" for i in range(N)], axis=0)
-
-
-def cohort_of(maps: Any, table: pd.DataFrame) -> xr.Dataset:
-    return vx.from_arrays({"map": maps}, affine=np.eye(4), mask=np.ones(SHAPE), participants=table)
-
-
-def rechunked(maps: NDArray[Any], rng: np.random.Generator) -> da.Array:
-    cuts = [np.flatnonzero(rng.random(size - 1) < 0.4) + 1 for size in maps.shape]
-    chunks = [tuple(np.diff([0, *cut, size]).tolist()) for cut, size in zip(cuts, maps.shape, strict=True)]
-    return da.from_array(maps, chunks=tuple(chunks))
 
 
 def example(seed: int) -> tuple[np.random.Generator, pd.DataFrame, NDArray[np.float64], list[str]]:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 import voxstack as vx
 from counted_reads import counted
+from random_cohorts import SHAPE, rechunked
 from voxstack.errors import InputError
 from voxstack.models.blueprint import Cases, Estimate, Float, Model, Pass
 from voxstack.models.registry import MODELS
 
-SHAPE = (3, 2, 2)
 CLIP = 1.3  # residual standard deviations beyond which a subject counts less
 
 properties = settings(deadline=None, max_examples=10)
@@ -191,14 +191,6 @@ def people(rng: np.random.Generator) -> pd.DataFrame:
     n = int(rng.integers(10, 30))
     table = pd.DataFrame({"age": rng.normal(size=n), "group": np.resize(["a", "b", "c"], n)})
     return table.sample(frac=1, random_state=int(rng.integers(1 << 30))).set_axis([f"s{i}" for i in range(n)])
-
-
-def rechunked(maps: Float, rng: np.random.Generator) -> da.Array:
-    chunks = []
-    for size in maps.shape:
-        cuts = np.flatnonzero(rng.random(size - 1) < rng.random()) + 1
-        chunks.append(tuple(np.diff([0, *cuts, size]).tolist()))
-    return da.from_array(maps, chunks=tuple(chunks))
 
 
 def cohort_of(table: pd.DataFrame, **maps: Any) -> xr.Dataset:

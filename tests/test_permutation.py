@@ -14,7 +14,8 @@ from scipy import linalg, stats
 import brute_force
 import voxstack as vx
 from brute_force import METHODS, Case, Float
-from permuted_cohorts import SHAPE, cohort_of, random_maps, run
+from permuted_cohorts import SHAPE, random_maps, run
+from random_cohorts import cohort_of
 from voxstack.errors import DesignError
 
 KINDS = ("permute", "flip", "both")
@@ -277,7 +278,7 @@ def test_clusters_and_tfce_are_those_of_brute_force(
     tfce = vx.TFCE(E=rng.uniform(0.3, 1.2), H=rng.uniform(0.5, 2.5), connectivity=connectivity)
     names = ["cluster_extent", "cluster_mass", "tfce"]
     result = run(
-        cohort_of(maps, mask),
+        cohort_of(maps, mask=mask),
         design,
         {"C": weights if stat_type == "F" else weights[0]},
         statistics=names,

@@ -7,24 +7,19 @@ other rounding errors decide: there the count is taken again, from its maxima an
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 import xarray as xr
-from numpy.typing import NDArray
-from scipy import stats
 
 import brute_force
+import palm
 import voxstack as vx
-from brute_force import Case
+from brute_force import Case, Float
 from voxstack.errors import VoxstackWarning
 
-Float = NDArray[np.float64]
-
-FOLDER = Path(__file__).parent / "reference" / "palm"
 CLOSE = 1e-9  # relative to max(1, value)
 NAMES = {"vox": "voxel", "clustere": "cluster_extent", "clusterm": "cluster_mass", "tfce": "tfce"}
 
@@ -35,19 +30,16 @@ class Run:
 
     Attributes
     ----------
-    inputs
-        Name of the data, the design and the contrasts.
     kinds
         Of statistics, as files call them.
     maps
-        How files call contrasts, "" where there is only one; in order, those of t, and F at the end.
+        How files call contrasts; in order, those of t, and F at the end.
     blocks
         How those of the file are exchanged.
     options
         Of `permutation_test`.
     """
 
-    inputs: str
     kinds: tuple[str, ...]
     maps: tuple[str, ...] = ("tstat",)
     blocks: dict[str, bool] | None = None
@@ -56,21 +48,21 @@ class Run:
 
 ALL = ("vox", "clustere", "tfce")
 RUNS = {
-    "A1_one8_extent_tfce": Run("one8", ALL),
-    "A2_one8_mass": Run("one8", ("vox", "clusterm")),
+    "A1_one8_extent_tfce": Run(ALL),
+    "A2_one8_mass": Run(("vox", "clusterm")),
     "A3_one8_twotail": Run(
-        "one8", ("vox", "clusterm", "tfce"), options={"alternative": "two-sided", "two_sided_clusters": "absolute"}
+        ("vox", "clusterm", "tfce"), options={"alternative": "two-sided", "two_sided_clusters": "absolute"}
     ),
-    "A4_one8_tfce26_dh01": Run("one8", ("vox", "tfce"), options={"tfce": vx.TFCE(connectivity=26, dh=0.1)}),
-    "B1_two8_extent_tfce": Run("two8", ALL, ("tstat_c1", "tstat_c2")),
-    "B3_two8_corrcon": Run("two8", ALL, ("tstat_c1", "tstat_c2"), options={"joint": True}),
-    "C_cov6_Dekker": Run("cov6", ALL, options={"method": "dekker"}),
-    "C_cov6_Draper-Stoneman": Run("cov6", ALL, options={"method": "draper-stoneman"}),
-    "C_cov6_Freedman-Lane": Run("cov6", ALL, options={"method": "freedman-lane"}),
-    "D1_anova9_F": Run("anova9", ALL, ("tstat_c1", "tstat_c2", "fstat_c3")),
-    "E1_pair12_within": Run("pair12", ALL, blocks={"within": True, "whole": False}),
-    "F1_whole12_whole": Run("whole12", ALL, blocks={"within": False, "whole": True}),
-    "G1_nest10": Run("nest10", ALL, blocks={}),
+    "A4_one8_tfce26_dh01": Run(("vox", "tfce"), options={"tfce": vx.TFCE(connectivity=26, dh=0.1)}),
+    "B1_two8_extent_tfce": Run(ALL, ("tstat_c1", "tstat_c2")),
+    "B3_two8_corrcon": Run(ALL, ("tstat_c1", "tstat_c2"), options={"joint": True}),
+    "C_cov6_Dekker": Run(ALL, options={"method": "dekker"}),
+    "C_cov6_Draper-Stoneman": Run(ALL, options={"method": "draper-stoneman"}),
+    "C_cov6_Freedman-Lane": Run(ALL, options={"method": "freedman-lane"}),
+    "D1_anova9_F": Run(ALL, ("tstat_c1", "tstat_c2", "fstat_c3")),
+    "E1_pair12_within": Run(ALL, blocks={"within": True, "whole": False}),
+    "F1_whole12_whole": Run(ALL, blocks={"within": False, "whole": True}),
+    "G1_nest10": Run(ALL, blocks={}),
 }
 MAPS = [
     pytest.param(folder, kind, map_, id=f"{folder}-{kind}-{map_}")
@@ -80,82 +72,52 @@ MAPS = [
 ]
 
 
-def matrix(name: str) -> Float:
-    return np.loadtxt(FOLDER / "inputs" / f"{name}.csv", delimiter=",", ndmin=2)
+def contrasts(folder: str) -> dict[str, Float]:
+    t = palm.matrix(f"{palm.inputs_of(folder)}_C")
+    return {name: t if name.startswith("f") else t[number] for number, name in enumerate(RUNS[folder].maps)}
 
 
-def image(name: str) -> Float:
-    """(x, y, z) or (n, x, y, z)."""
-    data = np.squeeze(np.asarray(nib.load(FOLDER / name).dataobj, dtype=np.float64))
-    return np.moveaxis(data, 3, 0) if data.ndim == 4 else data
-
-
-@cache
-def mask() -> NDArray[np.bool_]:
-    return image("inputs/mask.nii") > 0
-
-
-def contrasts(run: Run) -> dict[str, Float]:
-    t = matrix(f"{run.inputs}_C")
-    return {name: t if name.startswith("f") else t[number] for number, name in enumerate(run.maps)}
+def relabelling(folder: str) -> str:
+    return "flip" if palm.inputs_of(folder) == "one8" else "permute"
 
 
 @cache
 def found(folder: str) -> xr.Dataset:
-    run = RUNS[folder]
-    affine = nib.load(FOLDER / "inputs" / f"{run.inputs}.nii").affine
-    cohort = vx.from_arrays({"effect": image(f"inputs/{run.inputs}.nii")}, affine=affine, mask=mask())
+    run, inputs = RUNS[folder], palm.inputs_of(folder)
+    images = palm.INPUTS / f"{inputs}.nii"
+    cohort = vx.from_arrays({"effect": palm.image(images)}, affine=nib.load(images).affine, mask=palm.mask())
     options: dict[str, Any] = {"alternative": "greater", "tfce": vx.TFCE(dh="auto"), **run.options}
     if run.blocks is not None:
-        options["blocks"] = vx.Blocks.read(FOLDER / "inputs" / f"{run.inputs}_eb.csv", **run.blocks)
+        options["blocks"] = vx.Blocks.read(palm.INPUTS / f"{inputs}_eb.csv", **run.blocks)
     if any(kind.startswith("cluster") for kind in run.kinds):
         options["cluster_forming_z"] = 2.3
     statistics = [NAMES[kind] for kind in run.kinds]
-    without_block_effects = run.inputs == "nest10"
+    without_block_effects = inputs == "nest10"
     with pytest.warns(VoxstackWarning, match="no effect of blocks") if without_block_effects else nullcontext():
         return vx.permutation_test(
-            cohort, matrix(f"{run.inputs}_X"), contrasts(run), statistics=statistics, n_permutations=2000, **options
+            cohort, palm.matrix(f"{inputs}_X"), contrasts(folder), statistics=statistics, n_permutations=2000, **options
         )
 
 
 @cache
 def by_brute_force(folder: str, map_: str) -> Float:
     """Scores (b, v) of all relabellings."""
-    run = RUNS[folder]
-    design = matrix(f"{run.inputs}_X")
+    run, inputs = RUNS[folder], palm.inputs_of(folder)
+    design = palm.matrix(f"{inputs}_X")
     levels = brute_force.free(len(design))
     if run.blocks is not None:
-        levels = matrix(f"{run.inputs}_eb").astype(int)
+        levels = palm.matrix(f"{inputs}_eb").astype(int)
         levels = brute_force.one_level(levels[:, 0], **run.blocks) if run.blocks else levels
-    weights = np.atleast_2d(contrasts(run)[map_])
-    kind, method = "flip" if run.inputs == "one8" else "permute", run.options.get("method", "freedman-lane")
+    weights = np.atleast_2d(contrasts(folder)[map_])
+    method = run.options.get("method", "freedman-lane")
     alternative = run.options.get("alternative", "greater")
-    case = Case(design, weights, "F" if map_.startswith("f") else "t", kind, levels, method, alternative)
-    return case.score(brute_force.all_statistics(image(f"inputs/{run.inputs}.nii")[:, mask()], case))
-
-
-def name_of(kind: str, map_: str, what: str = "") -> str:
-    statistic, _, contrast = map_.partition("_")
-    return "_".join(part for part in ("palm", kind, statistic, what, contrast) if part)
-
-
-def reference(folder: str, kind: str, map_: str, what: str = "") -> Float:
-    """(v,) in the mask; outside all maps are 0."""
-    data = image(f"{folder}/{name_of(kind, map_, what)}.nii.gz")
-    assert not data[~mask()].any()
-    return data[mask()]
-
-
-def maxima(folder: str, kind: str, map_: str) -> Float:
-    """In the units of PALM, the identity first."""
-    return np.loadtxt(FOLDER / folder / f"{name_of(kind, map_, 'max')}.csv")
+    case = Case(design, weights, "F" if map_.startswith("f") else "t", relabelling(folder), levels, method, alternative)
+    return case.score(brute_force.all_statistics(palm.image(palm.INPUTS / f"{inputs}.nii")[:, palm.mask()], case))
 
 
 def to_z(result: xr.Dataset, t_or_f: Float) -> Float:
-    dof = float(result["dof"])
-    if result["stat_type"] == "F":
-        return stats.norm.isf(stats.f.sf(t_or_f, float(result["dof_num"]), dof))
-    return np.sign(t_or_f) * stats.norm.isf(stats.t.sf(np.abs(t_or_f), dof))
+    dof_num = float(result["dof_num"]) if result["stat_type"] == "F" else None
+    return brute_force.to_z(t_or_f, float(result["dof"]), dof_num)
 
 
 def close(value: Float, expected: Float) -> bool:
@@ -166,13 +128,13 @@ def close(value: Float, expected: Float) -> bool:
 def test_statistics_and_maxima_are_those_of_palm(folder: str, kind: str, map_: str) -> None:
     result = found(folder).sel(contrast=map_)
     map_of_ours = result["stat"] if kind == "vox" else abs(result[NAMES[kind]])
-    assert np.isnan(map_of_ours.values[~mask()]).all()
-    assert close(map_of_ours.values[mask()], reference(folder, kind, map_))
+    assert np.isnan(map_of_ours.values[~palm.mask()]).all()
+    assert close(map_of_ours.values[palm.mask()], palm.map_of(folder, kind, map_))
 
-    expected = maxima(folder, kind, map_)
+    expected = palm.maxima(folder, kind, map_)
     assert result["n_relabellings"] == len(expected)
     assert result["exhaustive"]
-    assert result["relabelling"] == ("flip" if RUNS[folder].inputs == "one8" else "permute")
+    assert result["relabelling"] == relabelling(folder)
     null = result["null_max"].sel(statistic=NAMES[kind]).values
     assert np.isnan(null[len(expected) :]).all()
     null = null[: len(expected)]
@@ -184,34 +146,34 @@ def test_statistics_and_maxima_are_those_of_palm(folder: str, kind: str, map_: s
 @pytest.mark.parametrize(("folder", "kind", "map_"), MAPS)
 def test_corrected_p_values_are_those_of_palm_but_for_ties(folder: str, kind: str, map_: str) -> None:
     result = found(folder).sel(contrast=map_)
-    in_z = result["stat"].values[mask()]
+    in_z = result["stat"].values[palm.mask()]
     if kind == "vox":
         in_z = to_z(result, in_z)
         in_z = np.abs(in_z) if RUNS[folder].options.get("alternative") == "two-sided" else in_z
-    observed = in_z if kind == "vox" else reference(folder, kind, map_)
-    together = [maxima(folder, kind, other) for other in RUNS[folder].maps]
-    nulls = {"fwep": maxima(folder, kind, map_)}
+    observed = in_z if kind == "vox" else palm.map_of(folder, kind, map_)
+    together = [palm.maxima(folder, kind, other) for other in RUNS[folder].maps]
+    nulls = {"fwep": palm.maxima(folder, kind, map_)}
     if RUNS[folder].options.get("joint"):
         nulls["cfwep"] = np.max(together, axis=0)
     for what, null in nulls.items():
-        p = result[f"{NAMES[kind]}_p_{'fwe_joint' if what == 'cfwep' else 'fwe'}"].values[mask()]
+        p = result[f"{NAMES[kind]}_p_{'fwe_joint' if what == 'cfwep' else 'fwe'}"].values[palm.mask()]
         np.testing.assert_allclose(p, brute_force.p_corrected(observed, null), rtol=1e-12)
         # Of values that are equal but for rounding, all but those of the identity may fall to either side.
         difference = np.abs(null[1:, None] - observed)
         tied = ((difference > 0) & (difference <= CLOSE * np.maximum(1, observed))).any(axis=0)
         assert tied.mean() < 0.2
-        np.testing.assert_allclose(p[~tied], reference(folder, kind, map_, what)[~tied], rtol=1e-6)
+        np.testing.assert_allclose(p[~tied], palm.map_of(folder, kind, map_, what)[~tied], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("folder", "map_"), [pytest.param(f, m, id=f"{f}-{m}") for f, run in RUNS.items() for m in run.maps]
 )
 def test_uncorrected_p_values_are_those_of_palm_but_for_ties(folder: str, map_: str) -> None:
-    p = found(folder).sel(contrast=map_)["p_uncorrected"].values[mask()]
+    p = found(folder).sel(contrast=map_)["p_uncorrected"].values[palm.mask()]
     scores = by_brute_force(folder, map_)
     np.testing.assert_allclose(p, brute_force.p_uncorrected(scores), rtol=1e-12)
     difference = np.abs(scores[1:] - scores[0])
     tied = (difference <= CLOSE * np.maximum(1, np.abs(scores[0]))).any(axis=0)
-    expected = reference(folder, "vox", map_, "uncp")
+    expected = palm.map_of(folder, "vox", map_, "uncp")
     np.testing.assert_allclose(p[~tied], expected[~tied], rtol=1e-6)
     assert (p >= expected - 1e-9).all(), "a bare >= loses ties, and never finds any"

@@ -11,7 +11,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 import voxstack as vx
-from permuted_cohorts import SHAPE, cohort_of
+from permuted_cohorts import SHAPE
+from random_cohorts import cohort_of
 from voxstack.errors import DesignError, InputError, VoxstackWarning
 
 SUBJECTS = [f"sub-{i + 1:04d}" for i in range(6)]

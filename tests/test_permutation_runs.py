@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,13 +11,13 @@ import xarray as xr
 from distributed import Client, LocalCluster
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from scipy import stats
 
 import brute_force
 import voxstack as vx
 from brute_force import METHODS, Float
-from permuted_cohorts import SHAPE, cohort_of, run
+from permuted_cohorts import SHAPE, run
+from random_cohorts import cohort_of, rechunked
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 seeds = st.integers(0, 2**32 - 1)
@@ -39,15 +38,6 @@ def example(
     options = {"statistics": ["voxel", "cluster_extent", "cluster_mass", "tfce"], "cluster_forming_z": 1.0}
     contrasts = {"age": "age", "both": ["age", "iq"], "mean": [1, 0, 0]}
     return maps, design, options | {"contrasts": contrasts, "n_permutations": 70, "seed": int(rng.integers(2**40))}
-
-
-def rechunked(maps: NDArray[Any], rng: np.random.Generator) -> da.Array:
-    """Random chunks along subjects and space."""
-    chunks = []
-    for size in maps.shape:
-        cuts = np.flatnonzero(rng.random(size - 1) < rng.random()) + 1
-        chunks.append(tuple(np.diff([0, *cuts, size]).tolist()))
-    return da.from_array(maps, chunks=tuple(chunks))
 
 
 def equal(result: xr.Dataset, expected: xr.Dataset) -> None:
@@ -92,7 +82,7 @@ def test_a_client_changes_nothing() -> None:
 def test_directions_of_axes_change_nothing(seed: int, axes: list[str]) -> None:
     rng = np.random.default_rng(seed)
     maps, design, options = example(rng)
-    cohort, turned = cohort_of(maps, rng.random(SHAPE) < 0.8), {axis: slice(None, None, -1) for axis in axes}
+    cohort, turned = cohort_of(maps, mask=rng.random(SHAPE) < 0.8), {axis: slice(None, None, -1) for axis in axes}
     expected = run(cohort, design=design, **options)
     equal(run(cohort.isel(turned), design=design, **options).isel(turned), expected)
 
@@ -122,7 +112,7 @@ def test_results_are_labelled() -> None:
     rng = np.random.default_rng(8)
     maps, design, options = example(rng)
     mask = rng.random(SHAPE) < 0.8
-    cohort = cohort_of(maps, mask)
+    cohort = cohort_of(maps, mask=mask)
     result = run(cohort, design=design, alternative="less", joint=False, **options)
     maps_of = ["stat", "p_uncorrected"]
     for name in ("voxel", "cluster_extent", "cluster_mass", "tfce"):

@@ -1,11 +1,10 @@
 """A call of `stack` that is killed and called again leaves what an undisturbed one does, byte for byte."""
 
-import multiprocessing
 import shutil
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing.context import ForkServerContext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,12 @@ import pytest
 import xarray as xr
 
 import voxstack as vx
+from killed_processes import killed
 from small_cohorts import AFFINE, content
 
 N, SHAPE = 40, (24, 36, 20)
 CHUNK_OF_8 = {"voxstack.memory-limit": "10MB", "num_workers": 2}
 MAPS = {"effect": "effect", "variance": "variance"}
-
-
-@pytest.fixture(scope="module")
-def context() -> ForkServerContext:
-    """Processes that start in a moment, since one that has imported everything is their parent."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["voxstack.store.stack", "dask.array", "xarray", "zarr"])
-    return context
 
 
 @pytest.fixture(scope="module")
@@ -52,19 +44,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
 def work(table: pd.DataFrame, store: Path, options: dict[str, Any]) -> None:
     with dask.config.set(CHUNK_OF_8):
         vx.stack(table, store, maps=MAPS, mask=0.5, **options)
-
-
-def killed(context: ForkServerContext, *arguments: Any, after: float | None = None) -> int | None:
-    """Run a call in a process of its own, killed after so many seconds; the process' exit code."""
-    process = context.Process(target=work, args=arguments)
-    process.start()
-    if after is not None:
-        time.sleep(after)
-        process.kill()
-    process.join(60)
-    code = process.exitcode
-    process.close()
-    return code
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +93,6 @@ def check_readable(store: Path, old: xr.Dataset | None, new: int) -> None:
 @pytest.mark.parametrize("goal", ["new", "append", "overwrite"])
 def test_killed_at_random_moments(
     goal: str,
-    context: ForkServerContext,
     table: pd.DataFrame,
     undisturbed: dict[str, dict[str, bytes]],
     tmp_path: Path,
@@ -125,16 +103,17 @@ def test_killed_at_random_moments(
     for warm in ("cold", "warm"):
         rows, options, _ = prepare(goal, table, tmp_path / warm)
         start = time.perf_counter()
-        assert killed(context, rows, tmp_path / warm, options) == 0
+        assert killed(work, rows, tmp_path / warm, options) == 0
         durations.append(time.perf_counter() - start)
     hits = 0
     for number in range(3 * kills):  # some calls are done before they are killed
         store = tmp_path / f"{number}"
         rows, options, old = prepare(goal, table, store)
-        hit = killed(context, rows, store, options, after=rng.uniform(0.1, 0.95) * durations[-1]) == -signal.SIGKILL
+        moment = partial(time.sleep, rng.uniform(0.1, 0.95) * durations[-1])
+        hit = killed(work, rows, store, options, when=moment) == -signal.SIGKILL
         check_readable(store, old, N)
         if hit and content(store) != undisturbed[goal]:
-            assert killed(context, rows, store, options) == 0, number
+            assert killed(work, rows, store, options) == 0, number
         assert content(store) == undisturbed[goal], number
         hits += hit
         if hits == kills:

@@ -1,8 +1,5 @@
 """Threshold-free cluster enhancement: against its definition, cluster by cluster at every height, and PALM."""
 
-from pathlib import Path
-
-import nibabel as nib
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,73 +7,29 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from voxstack.kernels.clusters import Sides
+import brute_force
+import palm
+from brute_force import Float, Integers, Mask
+from random_volumes import TIE, all_sides, connectivities, in_volume, random_mask, random_values, seeds
 from voxstack.kernels.neighbours import neighbours
-from voxstack.kernels.pvalues import f_to_z, t_to_z
+from voxstack.kernels.suprathreshold import Sides
 from voxstack.kernels.tfce import enhance, largest
 
-Float = NDArray[np.float64]
-Mask = NDArray[np.bool_]
-
-PALM = Path(__file__).parent / "reference" / "palm"
-STEPS = {6: 1, 18: 2, 26: 3}
-TIE = 1e-10
-
 properties = settings(deadline=None, max_examples=30)
-seeds = st.integers(0, 2**32 - 1)
-connectivities = st.sampled_from([6, 18, 26])
 exponents_of_extent = st.sampled_from([0.0, 0.5, 1.0, 0.37])
 exponents_of_height = st.sampled_from([0.0, 1.0, 2.0, 1.63])
-all_sides: st.SearchStrategy[Sides] = st.sampled_from(["greater", "less", "signed", "absolute"])
-
-
-def random_mask(rng: np.random.Generator, most: int) -> Mask:
-    shape = rng.integers(1, most + 1, size=3)
-    return rng.random(shape) < rng.choice([0.0, 0.3, 0.8, 1.0], p=[0.05, 0.25, 0.35, 0.35])
-
-
-def random_values(rng: np.random.Generator, v: int) -> Float:
-    """Noise, in some cases rounded to few levels, or with missing voxels."""
-    values = rng.normal(size=v)
-    if rng.random() < 0.5:
-        values = np.round(3 * values) / 3
-    values[rng.random(v) < rng.choice([0, 0.1])] = np.nan
-    return values
-
-
-def extents(values: Float, mask: Mask, connectivity: int, height: float) -> Float:
-    """Extent of the cluster of voxels at least this high that each voxel is in, by scipy; 0 for lower voxels."""
-    volume = np.zeros(mask.shape, dtype=bool)
-    volume[mask] = values >= height
-    labels, _ = ndimage.label(volume, ndimage.generate_binary_structure(3, STEPS[connectivity]))
-    counts = np.bincount(labels.ravel()).astype(float)
-    counts[0] = 0
-    return counts[labels[mask]]
 
 
 def integral(values: Float, mask: Mask, connectivity: int, E: float, H: float) -> Float:
-    """Extents are constant between the values of voxels: between these the integral has a closed form."""
-    total, lower = np.zeros(values.size), 0.0
-    for height in np.unique(values[values > 0]):
-        extent = extents(values, mask, connectivity, height)
-        total += np.where(extent > 0, extent**E, 0) * (height ** (H + 1) - lower ** (H + 1)) / (H + 1)
-        lower = height
-    return total
+    return brute_force.tfce(in_volume(values, mask), connectivity, E, H)[mask]
 
 
-def sum_over_levels(levels: NDArray[np.int_], mask: Mask, connectivity: int, E: float, H: float, dh: float) -> Float:
+def sum_over_levels(levels: Integers, mask: Mask, connectivity: int, E: float, H: float, dh: float) -> Float:
     """The sum over heights dh, 2 dh, ... for values that reach so many of these."""
-    total = np.zeros(levels.size)
+    total, volume = np.zeros(mask.shape), in_volume(levels, mask)
     for step in range(1, levels.max(initial=0) + 1):
-        extent = extents(levels.astype(float), mask, connectivity, step)
-        total += np.where(extent > 0, extent**E, 0) * (step * dh) ** H * dh
-    return total
-
-
-def palm_map(folder: str, name: str) -> Float:
-    mask = np.asanyarray(nib.load(PALM / "inputs" / "mask.nii").dataobj) > 0
-    volume: Float = np.asanyarray(nib.load(PALM / folder / f"palm_{name}.nii.gz").dataobj)[..., 0]
-    return volume[mask]
+        total += brute_force.layer(volume >= step, connectivity, E) * (step * dh) ** H * dh
+    return total[mask]
 
 
 @given(seed=seeds, connectivity=connectivities, E=exponents_of_extent, H=exponents_of_height)
@@ -243,7 +196,7 @@ def test_many_maps_are_enhanced_each_alone(seed: int, connectivity: int, sides: 
 
 
 @pytest.mark.parametrize(
-    ("folder", "stat", "sides", "connectivity", "dh"),
+    ("folder", "contrast", "sides", "connectivity", "dh"),
     [
         ("A1_one8_extent_tfce", "tstat", "greater", 6, None),
         ("A3_one8_twotail", "tstat", "absolute", 6, None),
@@ -252,11 +205,7 @@ def test_many_maps_are_enhanced_each_alone(seed: int, connectivity: int, sides: 
         ("G1_nest10", "tstat", "greater", 6, None),
     ],
 )
-def test_palm_s_maps(folder: str, stat: str, sides: Sides, connectivity: int, dh: float | None) -> None:
-    mask = np.asanyarray(nib.load(PALM / "inputs" / "mask.nii").dataobj) > 0
-    dof = float((PALM / folder / f"palm_vox_{stat}_dof.txt").read_text().split()[-1])
-    values = palm_map(folder, f"vox_{stat}")
-    z = f_to_z(values, 2, dof) if stat.startswith("fstat") else t_to_z(values, dof)
-    steps = 100 if dh is None else None
-    found = enhance(z, neighbours(mask, connectivity), sides=sides, E=0.5, H=2, tie=TIE, dh=dh, steps=steps)
-    np.testing.assert_allclose(np.abs(found), palm_map(folder, f"tfce_{stat}"), rtol=1e-11)
+def test_palm_s_maps(folder: str, contrast: str, sides: Sides, connectivity: int, dh: float | None) -> None:
+    z, table = palm.z_of(folder, contrast), neighbours(palm.mask(), connectivity)
+    found = enhance(z, table, sides=sides, E=0.5, H=2, tie=TIE, dh=dh, steps=100 if dh is None else None)
+    np.testing.assert_allclose(np.abs(found), palm.map_of(folder, "tfce", contrast), rtol=1e-11)

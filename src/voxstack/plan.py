@@ -162,6 +162,8 @@ class PermutationWork:
         Of the maps: subjects, and bytes a voxel.
     n_hypotheses, n_statistics
         That are tested in one pass; statistics beside that of voxels.
+    suprathreshold
+        Share of a map's voxels that these statistics need: 1 if they need whole maps.
     """
 
     voxels: int
@@ -170,25 +172,30 @@ class PermutationWork:
     itemsize: int
     n_hypotheses: int
     n_statistics: int
+    suprathreshold: float
 
     def needs(self, batch: int, threads: int) -> int:
         """Bytes that a test needs on so many threads, with maps of so many relabellings a task, results included."""
         reading = 3 * self.n_subjects * self.block * self.itemsize  # as chunks, joined, and taken out of the mask
         tile = 4 * 8 * self.n_subjects * _TILE + 4 * VECTOR_BYTES
-        maps = 8 * batch * self.voxels * (self.n_hypotheses + 2) if self.n_statistics else 0
+        whole = self.suprathreshold == 1
+        # Parts, and what they are joined to; lists are sorted on the way.
+        size = 8 * (self.n_hypotheses + 2) if whole else 16 * self.suprathreshold * (self.n_hypotheses + 4)
+        maps = int(batch * self.voxels * size) if self.n_statistics else 0
         enhancing = (68 + 8 * 13) * self.voxels if self.n_statistics else 0
-        results = 8 * self.voxels * self.n_hypotheses * (8 + 4 * self.n_statistics)
-        return threads * (reading + tile + maps + enhancing) + results
+        results = 8 * self.voxels * self.n_hypotheses * (9 + 4 * self.n_statistics)
+        relabellings = 8 * WINDOW * self.n_subjects * self.n_hypotheses
+        return threads * (reading + tile + maps + enhancing) + results + relabellings
 
     def relabellings_per_batch(self, *, memory: int, threads: int) -> int:
-        """Relabellings whose maps one task holds: the largest power of 2 up to 64 that fits.
+        """Relabellings whose maps one task holds: the largest power of 2 that fits, of whole maps up to 256.
 
         Raises
         ------
         InputError
             Not one fits.
         """
-        batch = 64
+        batch = 256 if self.suprathreshold == 1 else WINDOW
         while batch > 1 and self.needs(batch, threads) > memory:
             batch //= 2
         if self.needs(batch, threads) > memory:

@@ -103,7 +103,7 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
     ),
     ("permutation", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
     ("permutation", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),
-    ("permutation", "dof"): Variable((("contrast",),), "residual degrees of freedom"),
+    ("permutation", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom"),
     ("permutation", "relabelling"): Variable((("contrast",),), "how subjects were relabelled"),
     ("permutation", "n_relabellings"): Variable((("contrast",),), "relabellings that were run, the identity included"),
     ("permutation", "tail_shape"): Variable(

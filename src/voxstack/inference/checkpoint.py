@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,9 +41,12 @@ class Checkpoint:
     ----------
     location
         Folder or URL; None keeps nothing.
+    schedule
+        Sizes of tasks.
     """
 
-    def __init__(self, location: Location | None) -> None:
+    def __init__(self, location: Location | None, schedule: Mapping[str, int]) -> None:
+        self.schedule = dict(schedule)
         self._location = location
         self._store: Store | None = None if location is None else location.open(read_only=False)
         self._done: dict[str, list[range]] = {}
@@ -66,8 +70,7 @@ class Checkpoint:
         InputError
             It belongs to another run, and in what that differs.
         """
-        new = cls(location)
-        new.schedule = dict(schedule)
+        new = cls(location, schedule)
         if new._store is None:
             return new
         with writing(location):
@@ -85,8 +88,6 @@ class Checkpoint:
             for key in keys.all_keys(new._store):
                 new._remember(key)
         return new
-
-    schedule: dict[str, int]
 
     def _remember(self, key: str) -> None:
         folder, _, name = key.rpartition("/")
@@ -119,7 +120,7 @@ class Checkpoint:
                 raise ValueError("it is gone")
             with np.load(BytesIO(content), allow_pickle=False) as arrays:
                 return dict(arrays)
-        except (ValueError, OSError, EOFError) as error:
+        except (ValueError, OSError, EOFError, BadZipFile) as error:
             raise InputError(
                 f"The checkpoint {self._location} is damaged: {folder}/{rows.start}-{rows.stop} cannot be read "
                 f"({error}). Remove that file, and call again."

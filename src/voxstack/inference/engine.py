@@ -1,44 +1,19 @@
 """All relabellings of all voxels: one schedule for maxima of voxels, one for statistics of whole maps."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 from dask.delayed import delayed
-from numpy.typing import NDArray
 
 from voxstack.blocks import Columns
 from voxstack.inference.checkpoint import Arrays, Checkpoint, digest, pack, unpack
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import Enhancement
-from voxstack.inference.work import largest_of_maps, ratios_block, tally_block
-from voxstack.kernels.permuted import Float
+from voxstack.inference.tally import Found
+from voxstack.inference.work import largest_of_maps, map_block, tally_block
 from voxstack.progress import track
 from voxstack.run import Task, run
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found of one hypothesis at the v voxels of the mask.
-
-    Attributes
-    ----------
-    stat, observed : (v,) float64
-        t or F of the identity, and r or R.
-    counts : (v,) int64
-        Of relabellings whose score reaches it.
-    maxima : (b,) float64
-        Of the scores of each relabelling.
-    largest : dict
-        For each statistic of whole maps, its largest value of each relabelling (b,).
-    """
-
-    stat: Float
-    observed: Float
-    counts: NDArray[np.int64]
-    maxima: Float
-    largest: dict[str, Float] = field(default_factory=dict)
 
 
 def count_voxels(
@@ -75,15 +50,16 @@ def count_voxels(
 
 
 def _nothing(v: int, number: int) -> Found:
-    stat, observed = np.full((2, v), np.nan)
-    return Found(stat, observed, np.zeros(v, dtype=np.int64), np.full(number, -np.inf))
+    stat, observed, dof = np.full((3, v), np.nan)
+    return Found(stat, observed, dof, np.zeros(v, dtype=np.int64), np.full(number, -np.inf))
 
 
 def _add(found: Sequence[Found], block: Columns, rows: range, parts: Sequence[Arrays]) -> None:
     """Take the tallies of one task into the whole."""
     for whole, part in zip(found, parts, strict=True):
         if rows.start == 0:
-            whole.stat[block.numbers], whole.observed[block.numbers] = part["stat"], part["observed"]
+            for name in ("stat", "observed", "dof"):
+                getattr(whole, name)[block.numbers] = part[name]
         whole.counts[block.numbers] += part["counts"]
         maxima = whole.maxima[rows.start : rows.start + len(part["maxima"])]
         np.maximum(maxima, part["maxima"], out=maxima)
@@ -133,9 +109,9 @@ def _batches(
 ) -> Iterator[Task]:
     tested, how = delayed(hypotheses, traverse=False), delayed(enhancement, traverse=False)
     numbers: Any = delayed([block.numbers for block in blocks], traverse=False)
-    ratios, largest = delayed(ratios_block, pure=False), delayed(largest_of_maps, pure=False)
+    maps, largest = delayed(map_block, pure=False), delayed(largest_of_maps, pure=False)
     for rows in batches:
-        pieces = [ratios(block.values, tested, rows.start, rows.stop) for block in blocks]
+        pieces = [maps(block.values, tested, how, rows.start, rows.stop) for block in blocks]
         yield Task(rows, largest(pieces, numbers, tested, how))
 
 

@@ -1,24 +1,33 @@
 """What is tested by relabelling, contrast by contrast: the divided model, the method and the relabellings."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError
 from voxstack.inference.explanation import check_relabellings, describe_blocks, warn_without_block_effects
-from voxstack.inference.methods import METHODS
+from voxstack.inference.methods import METHODS, relabelled_effect
 from voxstack.kernels.basis import Basis
 from voxstack.kernels.exchangeability import Tree, orbits
 from voxstack.kernels.partition import Float, Partition, divide, without_rounding
 from voxstack.kernels.permuted import Side
 from voxstack.kernels.pvalues import Alternative
-from voxstack.kernels.relabel import Relabellings
+from voxstack.kernels.relabel import Kind, Relabellings
+from voxstack.models.blueprint import Cases
+from voxstack.plan import VECTOR_BYTES, WINDOW
 
 Relabelling = Literal["auto", "permute", "flip", "both"]
 Precision = Literal["mixed", "double"]
+
+Relabelled = tuple[NDArray[np.int32], NDArray[np.int8]]  # permutations and signs, (b, n) each
+
+_RECENT: WeakKeyDictionary[Relabellings, tuple[int, Relabelled]] = WeakKeyDictionary()
+# The window of relabellings that was made last: all blocks of voxels need the same ones.
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Hypothesis:
         All of them, and how many are run.
     precision
         "mixed": single precision screens, double decides; "double": all in double precision.
+    cases
+        Which subjects count at a voxel.
     """
 
     name: str
@@ -52,6 +63,7 @@ class Hypothesis:
     relabellings: Relabellings
     number: int
     precision: Precision
+    cases: Cases
 
     @property
     def rank(self) -> int:
@@ -73,14 +85,42 @@ class Hypothesis:
         """Basis of what is taken out of the data that are relabelled."""
         return METHODS[self.method].residuals(self.partition)
 
-    def vectors(self, start: int, stop: int) -> Float:
-        """Orthonormal vectors (b, m, n) of some of the relabelled models, those that are tested first."""
-        return METHODS[self.method].vectors(self.partition, *self.relabellings.batch(start, stop))
-
     @property
-    def observed(self) -> tuple[Float, Float]:
-        """Basis and vectors (1, m, n) of the observed statistic, which no method changes."""
-        return self.partition.nuisance, self.partition.effect.T[None]
+    def refits_nuisance(self) -> bool:
+        """Whether Z is part of the relabelled models."""
+        return METHODS[self.method].nuisance is not None
+
+    def batches(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Relabellings start to stop but for the identity, so many at a time that their vectors fit into memory."""
+        n, r = self.partition.model.shape
+        step = max(VECTOR_BYTES // (8 * n * r), 1)
+        for begin in range(max(start, 1), stop, step):
+            yield begin, min(begin + step, stop)
+
+    def vectors(self, start: int, stop: int) -> Float:
+        """Orthonormal vectors (b, m, n) of some of the relabelled models, those that are tested first.
+
+        Without those whose products with the residuals are 0.
+        """
+        return METHODS[self.method].vectors(self.partition, *self._relabelled(start, stop))
+
+    def model(self, start: int, stop: int) -> Float:
+        """Vectors of unit length (b, m, n) that span some of the relabelled models, those that are tested last."""
+        relabelled, nuisance = self._relabelled(start, stop), METHODS[self.method].nuisance
+        effect = relabelled_effect(self.partition, *relabelled)
+        return effect if nuisance is None else np.hstack([nuisance(self.partition, *relabelled), effect])
+
+    def _relabelled(self, start: int, stop: int) -> tuple[NDArray[np.integer], NDArray[Any]]:
+        """Permutations and signs of relabellings of one window."""
+        window = start // WINDOW
+        first, kept = window * WINDOW, _RECENT.get(self.relabellings)
+        assert stop <= first + WINDOW, (start, stop)
+        if kept is None or kept[0] != window:
+            every, turned = self.relabellings.batch(first, min(first + WINDOW, self.number))
+            kept = window, (every.astype(np.int32), turned)
+            _RECENT[self.relabellings] = kept
+        permutations, signs = kept[1]
+        return permutations[start - first : stop - first], signs[start - first : stop - first]
 
 
 @dataclass(frozen=True)
@@ -105,6 +145,8 @@ class Plan:
         Of the relabellings' order.
     precision
         "mixed" or "double".
+    cases
+        Which subjects count at a voxel.
     """
 
     subjects: Sequence[str]
@@ -115,6 +157,7 @@ class Plan:
     n_permutations: int
     seed: int
     precision: Precision
+    cases: Cases
 
 
 def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, plan: Plan) -> list[Hypothesis]:
@@ -142,11 +185,17 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
     """
     hypotheses = []
     model, groups = without_rounding(design), orbits(plan.tree)
+    of_model: dict[Kind, Relabellings] = {}
     for contrast in contrasts:
         effect = without_rounding(divide(basis, contrast.independent, None).effect)
         kind = plan.relabelling if plan.relabelling != "auto" else _choose(effect, plan)
-        rows = effect if METHODS[plan.method].rows == "effect" else model
-        relabellings = Relabellings(rows, plan.tree, kind, plan.seed)
+        if METHODS[plan.method].rows == "effect":
+            rows, relabellings = effect, Relabellings(effect, plan.tree, kind, plan.seed)
+        else:
+            rows = model
+            relabellings = of_model.setdefault(
+                kind, of_model.get(kind) or Relabellings(model, plan.tree, kind, plan.seed)
+            )
         if relabellings.count == 1:
             check_relabellings(contrast.name, describe_blocks(plan.tree, rows, kind, plan.subjects))
         side: Side = "F" if contrast.stat_type == "F" else plan.alternative
@@ -160,6 +209,7 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
             relabellings=relabellings,
             number=relabellings.number(plan.n_permutations),
             precision=plan.precision,
+            cases=plan.cases,
         )
         hypotheses.append(hypothesis)
     if any(hypothesis.kind != "flip" for hypothesis in hypotheses):

@@ -29,37 +29,37 @@ class Method:
         Partition -> basis (n, k) that is taken out of the data before all else.
     vectors
         (partition, permutations (b, n), signs (b, n)) -> (b, m, n): orthonormal vectors of each relabelled model, those
-        of X first.
+        of X first; without those whose products with the residuals are 0.
+    nuisance
+        (partition, permutations, signs) -> (b, s, n): Z of each relabelled model, vectors of unit length; None where it
+        is not fitted again.
     rows
         "model": relabellings are distinct if they change the rows of [X Z]; "effect": those of X.
-    apart
-        Whether the observed statistic is not one of the residuals relabelled by the identity: then it is that of the
-        model itself.
     """
 
     name: str
     residuals: Callable[[Partition], Float]
-    vectors: Callable[[Partition, NDArray[np.int64], NDArray[Any]], Float]
+    vectors: Callable[[Partition, NDArray[np.integer], NDArray[Any]], Float]
+    nuisance: Callable[[Partition, NDArray[np.integer], NDArray[Any]], Float] | None
     rows: Literal["model", "effect"] = "model"
-    apart: bool = False
 
 
-def _relabelled(basis: Float, permutations: NDArray[np.int64], signs: NDArray[Any]) -> Float:
+def _relabelled(basis: Float, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """(b, k, n) of (n, k)."""
     return np.ascontiguousarray(np.swapaxes(basis[permutations] * signs[:, :, None], 1, 2))
 
 
-def _whole_model(partition: Partition, permutations: NDArray[np.int64], signs: NDArray[Any]) -> Float:
+def _whole_model(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """X and Z relabelled together; of Z what no permutation changes has products of 0 with the residuals."""
     return _relabelled(np.hstack([partition.effect, partition.moving]), permutations, signs)
 
 
-def _effect(partition: Partition, permutations: NDArray[np.int64], signs: NDArray[Any]) -> Float:
+def relabelled_effect(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """X relabelled, without Z."""
     return _relabelled(partition.effect, permutations, signs)
 
 
-def _effect_beside_nuisance(partition: Partition, permutations: NDArray[np.int64], signs: NDArray[Any]) -> Float:
+def _effect_beside_nuisance(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """X relabelled, without what Z as it is explains of it."""
     Z = partition.nuisance
     vectors = _relabelled(partition.effect, permutations, signs)
@@ -71,6 +71,17 @@ def _effect_beside_nuisance(partition: Partition, permutations: NDArray[np.int64
     _, sizes, axes = np.linalg.svd(vectors, full_matrices=False)
     kept: Float = axes * (sizes > _NOTHING)[:, :, None]  # a relabelled X that Z explains tests nothing
     return kept
+
+
+def _relabelled_nuisance(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
+    """Z relabelled with X."""
+    return _relabelled(partition.nuisance, permutations, signs)
+
+
+def _same_nuisance(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
+    """Z as it is."""
+    Z = partition.nuisance.T
+    return np.ascontiguousarray(np.broadcast_to(Z, (len(permutations), *Z.shape)))
 
 
 def _reduced(partition: Partition) -> Float:
@@ -91,11 +102,11 @@ def _still(partition: Partition) -> Float:
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Method("freedman-lane", _reduced, _whole_model),
-        Method("draper-stoneman", _reduced, _effect_beside_nuisance, rows="effect"),
-        Method("dekker", _reduced, _effect_beside_nuisance),
-        Method("manly", _still, _whole_model),
-        Method("ter-braak", _full, _whole_model, apart=True),
-        Method("still-white", _reduced, _effect, rows="effect"),
+        Method("freedman-lane", _reduced, _whole_model, _relabelled_nuisance),
+        Method("draper-stoneman", _reduced, _effect_beside_nuisance, _same_nuisance, rows="effect"),
+        Method("dekker", _reduced, _effect_beside_nuisance, _same_nuisance),
+        Method("manly", _still, _whole_model, _relabelled_nuisance),
+        Method("ter-braak", _full, _whole_model, _relabelled_nuisance),
+        Method("still-white", _reduced, relabelled_effect, None, rows="effect"),
     )
 }

@@ -1,6 +1,6 @@
 """`permutation_test`: p-values from relabelled designs, corrected for all voxels."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -8,30 +8,31 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
-from scipy import special
 
 from voxstack import provenance
 from voxstack.blocks import Columns, as_blocks, columns
 from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
 from voxstack.covariates import decode
 from voxstack.design import Matrix, make_design
-from voxstack.errors import InputError, listing
+from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.inference.checkpoint import Checkpoint, digest
 from voxstack.inference.engine import count_voxels, enhance_maps, fingerprint
 from voxstack.inference.exchangeability import Blocks
 from voxstack.inference.hypotheses import Hypothesis, Plan, Precision, Relabelling, check_joint, make_hypotheses
-from voxstack.inference.methods import METHODS
+from voxstack.inference.options import check_choices, check_number, choose_statistics, choose_threshold
 from voxstack.inference.results import TailRule, assemble
-from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Enhancement, Scale, check_connectivity
+from voxstack.inference.statistics import TFCE, VOXEL, Enhancement, Scale, check_connectivity
 from voxstack.kernels.basis import decompose
 from voxstack.kernels.exchangeability import Tree, tree_of
-from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.kernels.pvalues import Alternative
+from voxstack.models.blueprint import Missing
 from voxstack.models.inputs import (
     AnalysisMask,
     check_estimable,
     check_labels,
     check_rank,
+    choose_cases,
     choose_map,
     labels_of,
     mask_inside,
@@ -48,6 +49,8 @@ def permutation_test(
     contrasts: ContrastSpec,
     *,
     variable: str | None = None,
+    missing: Missing = "complete",
+    min_subjects: int | None = None,
     mask: AnalysisMask | None = None,
     n_permutations: int = 5000,
     statistics: Sequence[str] = ("voxel",),
@@ -74,7 +77,7 @@ def permutation_test(
     The design is relabelled, and the model fitted anew to the same data, voxel by voxel and relabelling by relabelling.
     A p-value is the share of relabellings, the identity among them, whose statistic reaches the observed one; corrected
     for all voxels, whose largest statistic does. Blocks of voxels are computed in parallel, on the active Dask client
-    or on threads. The result does not depend on chunks or workers.
+    or on threads. p-values do not depend on chunks or workers, and maxima only in their last digits.
 
     Parameters
     ----------
@@ -86,8 +89,14 @@ def permutation_test(
         As of `contrast`.
     variable
         Map to test; needed only where the cohort has several.
+    missing
+        "complete": voxels that some subject lacks are NaN. "available": at each voxel the subjects that have data there
+        count. All subjects are relabelled, then those that a voxel lacks dropped, and voxels, which then differ in
+        their degrees of freedom, are compared by z.
+    min_subjects
+        Of available cases: voxels with data of fewer subjects are NaN.
     mask : (x, y, z) bool, path or image
-        Narrows the cohort's mask. Voxels that some subject lacks are NaN.
+        Narrows the cohort's mask.
     n_permutations
         Relabellings, the identity included; where there are no more distinct ones, each of them is run once, and the
         test is exact (coordinates `n_relabellings` and `exhaustive`).
@@ -144,7 +153,8 @@ def permutation_test(
         (contrast, x, y, z) float64, NaN outside the mask and where there is no residual variance. Outside clusters
         extent and mass are 0 and p is 1. TFCE has the sign of the statistic. `null_max` (statistic, contrast,
         permutation): the largest value of each relabelling, the identity first, in units of the statistic in the
-        direction of the alternative (so of \|t\| for two-sided tests); NaN beyond `n_relabellings`.
+        direction of the alternative (so of \|t\| for two-sided tests; of available cases in z); NaN beyond
+        `n_relabellings`. The coordinate `dof` is along `contrast`, or of available cases (x, y, z).
 
     Raises
     ------
@@ -171,14 +181,23 @@ def permutation_test(
     # Validate
     name = choose_map(cohort, variable)
     check_labels(cohort)
-    _check_choices(alternative, method, relabelling, two_sided_clusters, scale, tail, precision)
-    _check_number("n_permutations, the identity included,", n_permutations, 2)
-    _check_number("seed", seed, 0)
-    names = _statistics(statistics)
+    check_choices(
+        alternative=alternative,
+        missing=missing,
+        method=method,
+        relabelling=relabelling,
+        two_sided_clusters=two_sided_clusters,
+        scale=scale,
+        tail=tail,
+        precision=precision,
+    )
+    check_number("n_permutations, the identity included,", n_permutations, 2)
+    check_number("seed", seed, 0)
+    names = choose_statistics(statistics)
     check_connectivity(connectivity)
     if not isinstance(tfce, TFCE | None):
         raise InputError(f"tfce must be TFCE(...), such as vx.TFCE(H=2, connectivity=26), not a {type(tfce).__name__}.")
-    threshold = _threshold(names, cluster_forming_p, cluster_forming_z)
+    threshold = choose_threshold(names, cluster_forming_p, cluster_forming_z)
     matrix = make_design(cohort, design)
     basis = decompose(matrix.values)
     check_rank(matrix, basis)
@@ -186,11 +205,14 @@ def permutation_test(
     terms = [str(term) for term in matrix["term"].values] if "term" in matrix.coords else None
     tested = parse_contrasts(contrasts, regressors, terms)
     check_estimable(tested, matrix.values, basis)
+    cases = choose_cases(missing, min_subjects, len(matrix))
     inside = mask_inside(cohort.drop_vars(map_names(cohort)), mask)
     labels = labels_of(cohort)
     kept = np.asarray(labels.isin(matrix[SUBJECT].values))
     tree = _tree(blocks, cohort, kept)
-    plan = Plan(list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), int(seed), precision)
+    plan = Plan(
+        list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), int(seed), precision, cases
+    )
     hypotheses = make_hypotheses(tested, matrix.values, basis, plan)
     if joint:
         check_joint(hypotheses, names)
@@ -200,7 +222,7 @@ def permutation_test(
 
     # Compute
     parts = columns(as_blocks(cohort[name]), inside, kept)
-    work, means = _work(parts, cohort[name], hypotheses, of_maps), share()
+    work, means = _work(parts, cohort[name], hypotheses, enhancement), share()
     batch = work.relabellings_per_batch(memory=means.memory, threads=means.threads)
     schedule = {"window": WINDOW, "batch": batch}
     identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(parts))
@@ -229,6 +251,9 @@ def _details(
     details |= {"contrasts": {one.name: one.weights.tolist() for one in tested}, "regressors": regressors}
     details |= {"statistics": list(names), "alternative": plan.alternative, "method": plan.method}
     details |= {"relabelling": plan.relabelling, "seed": plan.seed, "precision": plan.precision}
+    details |= {"missing": plan.cases.missing}
+    if plan.cases.min_subjects > 1:
+        details["min_subjects"] = plan.cases.min_subjects
     if enhancement.threshold is not None:
         details |= {"cluster_forming_z": enhancement.threshold, "connectivity": enhancement.connectivity}
     if "tfce" in names:
@@ -239,10 +264,11 @@ def _details(
 
 
 def _work(
-    parts: Sequence[Columns], data: xr.DataArray, hypotheses: Sequence[Hypothesis], of_maps: Sequence[str]
+    parts: Sequence[Columns], data: xr.DataArray, hypotheses: Sequence[Hypothesis], enhancement: Enhancement
 ) -> PermutationWork:
     sizes, n = [len(part.numbers) for part in parts], len(hypotheses[0].partition.effect)
-    return PermutationWork(sum(sizes), max(sizes), n, data.dtype.itemsize, len(hypotheses), len(of_maps))
+    statistics, share_ = len(enhancement.names), enhancement.suprathreshold_share
+    return PermutationWork(sum(sizes), max(sizes), n, data.dtype.itemsize, len(hypotheses), statistics, share_)
 
 
 def _identity(
@@ -252,28 +278,6 @@ def _identity(
     first = [part for h in hypotheses for part in h.relabellings.batch(0, min(h.relabellings.count, 32))]
     digests = {"the data": data, "the design": digest(matrix.values), "the order of relabellings": digest(*first)}
     return {**details, **{name: {"digest": found} for name, found in digests.items()}}
-
-
-def _check_choices(
-    alternative: str, method: str, relabelling: str, two_sided: str, scale: str, tail: str, precision: str
-) -> None:
-    choices: dict[str, tuple[str, Iterable[str]]] = {
-        "alternative": (alternative, ALTERNATIVES),
-        "method": (method, METHODS),
-        "relabelling": (relabelling, ("auto", "permute", "flip", "both")),
-        "two_sided_clusters": (two_sided, ("signed", "absolute")),
-        "scale": (scale, ("z", "stat")),
-        "tail": (tail, ("counts", "gpd")),
-        "precision": (precision, ("mixed", "double")),
-    }
-    for option, (given, known) in choices.items():
-        if given not in known:
-            raise InputError(f"{option}={given!r}: voxstack knows {listing(map(repr, known), most=9)}.")
-
-
-def _check_number(what: str, given: Any, least: int) -> None:
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not least <= given < 2**63:
-        raise InputError(f"{what} must be a whole number from {least} to 2^63 - 1, not {given!r}.")
 
 
 def _tree(blocks: str | Blocks | None, cohort: xr.Dataset, kept: NDArray[np.bool_]) -> Tree:
@@ -287,37 +291,3 @@ def _tree(blocks: str | Blocks | None, cohort: xr.Dataset, kept: NDArray[np.bool
         )
     covariates = {name: decode(name, cohort[name].variable) for name in covariate_names(cohort)}
     return one.resolve(list(labels_of(cohort)), covariates, kept=kept)
-
-
-def _statistics(statistics: Sequence[str]) -> list[str]:
-    known = [VOXEL, *STATISTICS]
-    asked = [statistics] if isinstance(statistics, str) else list(statistics)
-    unknown = [one for one in asked if one not in known]
-    if not asked:
-        raise InputError(f"No statistic was asked for; voxstack has {listing(known)}.")
-    if unknown:
-        raise InputError(f"There is no statistic {listing(map(repr, unknown))}; voxstack has {listing(known)}.")
-    return [one for one in known if one in asked]
-
-
-def _threshold(names: Sequence[str], p: float | None, z: float | None) -> float | None:
-    """Cluster-forming threshold in z."""
-    forming = [name for name in names if name != VOXEL and STATISTICS[name].forms_clusters]
-    if not forming:
-        if p is not None or z is not None:
-            raise InputError(
-                "A cluster-forming threshold goes with cluster_extent or cluster_mass among the statistics."
-            )
-        return None
-    if (p is None) == (z is None):
-        need = "need" if len(forming) > 1 else "needs"
-        raise InputError(
-            f"{' and '.join(forming)} {need} one cluster-forming threshold: cluster_forming_p, of one tail, such as "
-            "0.001, or cluster_forming_z, such as 3.1."
-        )
-    if p is not None and not 0 < p < 0.5:
-        raise InputError(f"cluster_forming_p must be between 0 and 0.5, of one tail, not {p!r}.")
-    found = float(-special.ndtri(p)) if z is None else float(z)
-    if not (np.isfinite(found) and found > 0):
-        raise InputError(f"cluster_forming_z must be above 0, not {z!r}.")
-    return found

@@ -5,14 +5,15 @@ from typing import Any, Literal
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from voxstack.grid import Grid
-from voxstack.inference.engine import Found
+from voxstack.inference.cases import CASES, CaseRule
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import STATISTICS, VOXEL, Enhancement
-from voxstack.kernels import pvalues
+from voxstack.inference.tally import Found
 from voxstack.kernels.chunks import scatter, turned
-from voxstack.kernels.permuted import Float, score, tie, to_statistic
+from voxstack.kernels.permuted import Float, score
 from voxstack.kernels.pvalues import TIE, corrected_p, counted_p
 from voxstack.kernels.tails import Tail, fit_tail, tail_p
 from voxstack.schema import SPACE
@@ -55,7 +56,7 @@ def assemble(
         rows.append(_of_contrast(h, f, fitted, enhancement))
     if joint:
         for name in names:
-            scales = [_scale(h, f, name, enhancement) for h, f in zip(hypotheses, found, strict=True)]
+            scales = [_scale(h, f, name, row) for h, f, row in zip(hypotheses, found, rows, strict=True)]
             together = np.max([maxima for _, _, maxima in scales], axis=0)
             fit = None if tail == "counts" or hypotheses[0].exhaustive else fit_tail(together)
             for row, (observed, near, _) in zip(rows, scales, strict=True):
@@ -70,15 +71,16 @@ def assemble(
         for j, (h, f) in enumerate(zip(hypotheses, found, strict=True)):
             nulls[i, j, : h.number] = _null(f, name)
             if name == VOXEL:
-                nulls[i, j] = to_statistic(nulls[i, j], h.rank, h.dof, h.side == "F")
-                nulls[i, j, 0] = np.nanmax(score(f.stat, h.side), initial=-np.inf)
+                nulls[i, j] = _rule(h).null(nulls[i, j], h)
+                if h.cases.missing == "complete":  # t and F of the identity have more digits than its r
+                    nulls[i, j, 0] = np.nanmax(score(f.stat, h.side), initial=-np.inf)
     variables["null_max"] = (("statistic", "contrast", "permutation"), nulls)
     coords: dict[str, Any] = {
         "contrast": [h.name for h in hypotheses],
         "statistic": list(names),
         "stat_type": ("contrast", [h.stat_type for h in hypotheses]),
         "dof_num": ("contrast", [h.rank for h in hypotheses]),
-        "dof": ("contrast", [float(h.dof) for h in hypotheses]),
+        "dof": _dof(hypotheses, found, inside),
         "relabelling": ("contrast", [h.kind for h in hypotheses]),
         "n_relabellings": ("contrast", [h.number for h in hypotheses]),
         "exhaustive": ("contrast", [h.exhaustive for h in hypotheses]),
@@ -87,6 +89,16 @@ def assemble(
         coords["tail_shape"] = (("statistic", "contrast"), tails)
     result = xr.Dataset(variables, coords=coords).assign_coords(grid.coords())
     return result.assign_coords(mask=(SPACE, enhancement.mask))
+
+
+def _dof(hypotheses: Sequence[Hypothesis], found: Sequence[Found], inside: NDArray[np.bool_]) -> Any:
+    """By contrast; of available cases by voxel, where contrasts share them but for those that cannot be tested."""
+    if hypotheses[0].cases.missing == "complete":
+        return "contrast", [float(h.dof) for h in hypotheses]
+    together = found[0].dof
+    for f in found[1:]:
+        together = np.where(np.isnan(together), f.dof, together)
+    return SPACE, turned(scatter(together, inside))
 
 
 def _null(f: Found, name: str) -> Float:
@@ -108,14 +120,14 @@ def _of_contrast(
         if name != VOXEL:
             maps[name] = _enhanced(h, f, name, enhancement)
             values = np.abs(maps[name])
-        near = tie(scores, h.side) if name == VOXEL else _near(values)
+        near = _rule(h).near(f, h) if name == VOXEL else _near(values)
         maps[f"{name}_p_fwe"] = _corrected(values, _null(f, name), near, tail)
     return maps
 
 
 def _enhanced(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> Float:
     """The observed map (v,) of a statistic, NaN where there is none."""
-    values = STATISTICS[name].enhance(enhancement.maps(f.observed, h), enhancement, h)
+    values = STATISTICS[name].enhance(_rule(h).observed_map(f, h, enhancement), enhancement, h)
     return np.where(np.isnan(f.observed), np.nan, values)
 
 
@@ -129,23 +141,20 @@ def _near(observed: Float) -> Float:
     return TIE * np.maximum(1.0, np.abs(observed))
 
 
-def _scale(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> tuple[Float, Float, Float]:
+def _scale(h: Hypothesis, f: Found, name: str, row: Mapping[str, Float]) -> tuple[Float, Float, Float]:
     """Observed values (v,), how far below them others are still equal, and maxima (b,), on a scale that all share.
 
     Voxels of different degrees of freedom, types and alternatives compare by -log10 p; statistics of maps as they are,
     for which types and alternatives have to be the same.
     """
     if name != VOXEL:
-        values = np.abs(_enhanced(h, f, name, enhancement))
+        values = np.abs(row[name])
         return values, _near(values), f.largest[name]
-    scores = score(f.observed, h.side)
-    observed = _surprise(scores, h)
-    lower = _surprise(scores - tie(scores, h.side), h)
-    return observed, np.maximum(observed - lower, _near(observed)), _surprise(f.maxima, h)
+    scores, rule = score(f.observed, h.side), _rule(h)
+    observed = rule.surprise(scores, h)
+    lower = rule.surprise(scores - rule.near(f, h), h)
+    return observed, np.maximum(observed - lower, _near(observed)), rule.surprise(f.maxima, h)
 
 
-def _surprise(scores: Float, h: Hypothesis) -> Float:
-    """-log10 p of scores."""
-    stat = to_statistic(scores, h.rank, h.dof, h.side == "F")
-    z = pvalues.f_to_z(stat, h.rank, h.dof) if h.side == "F" else pvalues.t_to_z(stat, h.dof)
-    return pvalues.z_to_log10p(z, "two-sided" if h.side == "two-sided" else "greater")
+def _rule(h: Hypothesis) -> CaseRule:
+    return CASES[h.cases.missing]

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,14 +11,16 @@ from scipy import special
 
 from voxstack.errors import InputError
 from voxstack.inference.hypotheses import Hypothesis
-from voxstack.kernels import clusters, tfce
-from voxstack.kernels.clusters import Sides
+from voxstack.kernels import clusters, suprathreshold, tfce
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.permuted import Float, to_statistic
 from voxstack.kernels.pvalues import TIE
+from voxstack.kernels.suprathreshold import Sides, Suprathreshold
 from voxstack.kernels.z_table import to_z, z_table
 
 Scale = Literal["z", "stat"]
+
+_NEAREST = 1 - 2.0**-53  # of r and R to 1
 
 
 @dataclass(frozen=True)
@@ -100,24 +102,88 @@ class Enhancement:
             return "greater"
         return self.two_sided if hypothesis.side == "two-sided" else hypothesis.side
 
-    def maps(self, ratios: Float, hypothesis: Hypothesis) -> Float:
+    @property
+    def needs_heights(self) -> bool:
+        """Whether a statistic needs all of the maps; else what reaches the cluster-forming threshold will do."""
+        return any(STATISTICS[name].of == "heights" for name in self.names)
+
+    @property
+    def forms_clusters(self) -> bool:
+        """Whether a statistic needs the cluster-forming threshold."""
+        return any(STATISTICS[name].of == "suprathreshold" for name in self.names)
+
+    @property
+    def suprathreshold_share(self) -> float:
+        """Share of a map's voxels that is to be expected in lists, generously; 1 where whole maps are needed."""
+        if self.needs_heights or self.threshold is None:
+            return 1.0
+        return min(max(4 * float(special.ndtr(-self.threshold)), 0.01), 0.5)
+
+    def heights(self, ratios: Float, hypothesis: Hypothesis) -> Float:
         """Maps to be enhanced, of ratios of any shape."""
         joint = hypothesis.side == "F"
         if self.scale == "stat":
-            return to_statistic(ratios, hypothesis.rank, hypothesis.dof, joint)
+            # Binary data can be separated perfectly; what is enhanced has to be finite.
+            return to_statistic(np.clip(ratios, -_NEAREST, _NEAREST), hypothesis.rank, hypothesis.dof, joint)
         return to_z(ratios, z_table(hypothesis.rank, hypothesis.dof, joint=joint))
+
+    def find(self, heights: Float, hypothesis: Hypothesis) -> Suprathreshold:
+        """What of maps (b, v) reaches the cluster-forming threshold."""
+        return suprathreshold.find(heights, **self._reaching(hypothesis))
+
+    def narrow(self, found: Suprathreshold, hypothesis: Hypothesis) -> Suprathreshold:
+        """What of some voxels reaches the cluster-forming threshold."""
+        return suprathreshold.narrowed(found, **self._reaching(hypothesis))
+
+    def label(self, heights: Float, hypothesis: Hypothesis) -> NDArray[np.int32]:
+        """Clusters of one map (v,)."""
+        return clusters.label(heights, self.cluster_neighbours, **self._reaching(hypothesis))
+
+    def _reaching(self, hypothesis: Hypothesis) -> dict[str, Any]:
+        return {"threshold": self.cluster_threshold(hypothesis), "sides": self.sides(hypothesis), "tie": TIE}
+
+    def least_ratio(self, hypothesis: Hypothesis) -> float:
+        """Ratio that is short of the cluster-forming threshold by a little."""
+        q, dof, joint = hypothesis.rank, hypothesis.dof, hypothesis.side == "F"
+        squared = self.statistic_threshold(hypothesis) * q if joint else self.statistic_threshold(hypothesis) ** 2
+        ratio = squared / (dof + squared) if squared < np.inf else 1.0
+        return float((ratio if joint else np.sqrt(ratio)) * (1 - 1e-7))
+
+    def enhancing(self, hypothesis: Hypothesis) -> dict[str, Any]:
+        """Options of `kernels.tfce`."""
+        t = self.tfce
+        dh, steps = (None, 100) if t.dh == "auto" else (t.dh, None)
+        return {"sides": self.sides(hypothesis), "E": t.E, "H": t.H, "dh": dh, "steps": steps, "tie": TIE}
 
     def cluster_threshold(self, hypothesis: Hypothesis) -> float:
         """On the scale of the maps."""
         assert self.threshold is not None
-        if self.scale == "z":
-            return self.threshold
+        return self.threshold if self.scale == "z" else self.statistic_threshold(hypothesis)
+
+    def statistic_threshold(self, hypothesis: Hypothesis) -> float:
+        """The cluster-forming threshold in t or F."""
+        assert self.threshold is not None
         tail = special.ndtr(-self.threshold)
         if hypothesis.side == "F":
             q, dof = hypothesis.rank, hypothesis.dof
             left = special.betaincinv(dof / 2, q / 2, tail)  # 1 - R
             return float((1 - left) / left * dof / q)
         return float(-special.stdtrit(hypothesis.dof, tail))
+
+
+class Maps(NamedTuple):
+    """What statistics of whole maps are made of: b relabellings at v voxels.
+
+    Attributes
+    ----------
+    heights : (b, v) float64 or None
+        All that is there, if a statistic needs it.
+    suprathreshold
+        What reaches the cluster-forming threshold, if a statistic needs that.
+    """
+
+    heights: Float | None
+    suprathreshold: Suprathreshold | None
 
 
 @dataclass(frozen=True)
@@ -131,36 +197,25 @@ class Statistic:
     enhance
         (map (v,), enhancement, hypothesis) -> (v,); 0 where nothing is enhanced.
     largest
-        (maps (b, v), enhancement, hypothesis) -> largest enhanced value of each (b,).
-    forms_clusters
-        Whether it needs a cluster-forming threshold.
+        (maps, enhancement, hypothesis) -> largest enhanced value of each (b,).
+    of
+        What of the maps it is made of.
     """
 
     name: str
     enhance: Callable[[Float, Enhancement, Hypothesis], Float]
-    largest: Callable[[Float, Enhancement, Hypothesis], Float]
-    forms_clusters: bool
+    largest: Callable[[Maps, Enhancement, Hypothesis], Float]
+    of: Literal["heights", "suprathreshold"]
 
 
 def _clusters(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> tuple[NDArray[np.int64], Float]:
-    labels = clusters.label(
-        map_,
-        enhancement.cluster_neighbours,
-        threshold=enhancement.cluster_threshold(hypothesis),
-        sides=enhancement.sides(hypothesis),
-        tie=TIE,
-    )
-    return clusters.extent_and_mass(labels, map_)
+    return clusters.extent_and_mass(enhancement.label(map_, hypothesis), map_)
 
 
-def _largest_clusters(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> tuple[NDArray[np.int64], Float]:
-    return clusters.largest(
-        maps,
-        enhancement.cluster_neighbours,
-        threshold=enhancement.cluster_threshold(hypothesis),
-        sides=enhancement.sides(hypothesis),
-        tie=TIE,
-    )
+def _largest_clusters(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> tuple[NDArray[np.int64], Float]:
+    assert maps.suprathreshold is not None
+    apart = enhancement.sides(hypothesis) == "signed"
+    return clusters.largest(maps.suprathreshold, enhancement.cluster_neighbours, apart=apart)
 
 
 def _extent(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
@@ -171,24 +226,21 @@ def _mass(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Floa
     return _clusters(map_, enhancement, hypothesis)[1]
 
 
-def _largest_extent(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+def _largest_extent(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
     return _largest_clusters(maps, enhancement, hypothesis)[0].astype(np.float64)
 
 
-def _largest_mass(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+def _largest_mass(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
     return _largest_clusters(maps, enhancement, hypothesis)[1]
 
 
 def _tfce(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
-    t, sides = enhancement.tfce, enhancement.sides(hypothesis)
-    dh, steps = (None, 100) if t.dh == "auto" else (t.dh, None)
-    return tfce.enhance(map_, enhancement.tfce_neighbours, sides=sides, E=t.E, H=t.H, dh=dh, steps=steps, tie=TIE)
+    return tfce.enhance(map_, enhancement.tfce_neighbours, **enhancement.enhancing(hypothesis))
 
 
-def _largest_tfce(maps: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
-    t, sides = enhancement.tfce, enhancement.sides(hypothesis)
-    dh, steps = (None, 100) if t.dh == "auto" else (t.dh, None)
-    return tfce.largest(maps, enhancement.tfce_neighbours, sides=sides, E=t.E, H=t.H, dh=dh, steps=steps, tie=TIE)
+def _largest_tfce(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
+    assert maps.heights is not None
+    return tfce.largest(maps.heights, enhancement.tfce_neighbours, **enhancement.enhancing(hypothesis))
 
 
 VOXEL = "voxel"
@@ -197,9 +249,9 @@ VOXEL = "voxel"
 STATISTICS: Mapping[str, Statistic] = {
     statistic.name: statistic
     for statistic in (
-        Statistic("cluster_extent", _extent, _largest_extent, forms_clusters=True),
-        Statistic("cluster_mass", _mass, _largest_mass, forms_clusters=True),
-        Statistic("tfce", _tfce, _largest_tfce, forms_clusters=False),
+        Statistic("cluster_extent", _extent, _largest_extent, of="suprathreshold"),
+        Statistic("cluster_mass", _mass, _largest_mass, of="suprathreshold"),
+        Statistic("tfce", _tfce, _largest_tfce, of="heights"),
     )
 }
 

@@ -5,64 +5,27 @@ which are few in most maps. The mass of a cluster is the sum of its values, as i
 92:381), not of what they exceed the threshold by (Bullmore et al. 1999, IEEE Transactions on Medical Imaging 18:32).
 """
 
-from typing import Literal, NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels.jit import jit
+from voxstack.kernels.suprathreshold import Sides, Suprathreshold, find
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int32]
-Sides = Literal["greater", "less", "signed", "absolute"]
-
-_BLOCK = 64  # voxels: few blocks hold any beyond the usual thresholds
-
-
-class _Beyond(NamedTuple):
-    """A voxel is beyond the threshold where its value is at least `upper` or at most `lower`; NaN stands for never."""
-
-    upper: float
-    lower: float
-    apart: bool  # clusters of one sign each
-
-
-def _beyond(threshold: float, sides: Sides, tie: float) -> _Beyond:
-    assert threshold > 0, threshold
-    least = float(threshold * (1 - tie))
-    upper = float("nan") if sides == "less" else least
-    lower = float("nan") if sides == "greater" else -least
-    return _Beyond(upper, lower, sides == "signed")
 
 
 @jit
-def _find(values: Float, beyond: _Beyond, voxel: Index) -> int:
-    # Lists the m voxels beyond the threshold. Blocks are looked through without a branch, several times faster.
-    upper, lower, _ = beyond
-    m = 0
-    for start in range(0, values.size, _BLOCK):
-        block = values[start : start + _BLOCK]
-        found = 0
-        for j in range(block.size):
-            found += (block[j] >= upper) | (block[j] <= lower)
-        if found > 0:
-            for j in range(block.size):
-                voxel[m] = start + j
-                m += (block[j] >= upper) | (block[j] <= lower)
-    return m
-
-
-@jit
-def _join(values: Float, voxel: Index, apart: bool, neighbours: Index, place: Index, root: Index) -> None:
-    # For each place in the list, the place of the first voxel of its cluster. `place` of every voxel is -1 before and
-    # after; its last element stays so, and is what a neighbour -1 reads.
+def _join(voxel: Index, value: Float, apart: bool, neighbours: Index, place: Index, root: Index) -> None:
+    # For each place in the list, the first place of its cluster. `place` of every voxel is -1 before and after; its
+    # last element stays so, and is what a neighbour -1 reads.
     for j in range(voxel.size):
         i = voxel[j]
         place[i], root[j] = j, j
         first = np.int32(j)
         for k in range(neighbours.shape[1]):
             other = place[neighbours[i, k]]
-            if other < 0 or (apart and (values[voxel[other]] > 0) != (values[i] > 0)):
+            if other < 0 or (apart and (value[other] > 0) != (value[j] > 0)):
                 continue
             while root[other] != other:
                 root[other] = root[root[other]]
@@ -75,53 +38,54 @@ def _join(values: Float, voxel: Index, apart: bool, neighbours: Index, place: In
 
 
 @jit
-def _largest(maps: Float, beyond: _Beyond, neighbours: Index, extents: NDArray[np.int64], masses: Float) -> None:
-    b, v = maps.shape
-    place, voxel, root = np.full(v + 1, -1, np.int32), np.empty(v, np.int32), np.empty(v, np.int32)
-    extent, mass = np.empty(v, np.int64), np.empty(v)
-    for i in range(b):
-        values = maps[i]
-        m = _find(values, beyond, voxel)
-        _join(values, voxel[:m], beyond.apart, neighbours, place, root)
+def _largest(
+    number: NDArray[np.int64],
+    voxels: Index,
+    values: Float,
+    apart: bool,
+    neighbours: Index,
+    extents: NDArray[np.int64],
+    masses: Float,
+) -> None:
+    place, most = np.full(len(neighbours) + 1, -1, np.int32), number.max() if number.size else 0
+    root, extent, mass = np.empty(most, np.int32), np.empty(most, np.int64), np.empty(most)
+    start = 0
+    for i in range(number.size):
+        m = number[i]
+        voxel, value = voxels[start : start + m], values[start : start + m]
+        start += m
+        _join(voxel, value, apart, neighbours, place, root[:m])
         for j in range(m):
             first = root[j]
             if first == j:
                 extent[j], mass[j] = 0, 0.0
             extent[first] += 1
-            mass[first] += abs(values[voxel[j]])
+            mass[first] += abs(value[j])
             extents[i] = max(extents[i], extent[first])
             masses[i] = max(masses[i], mass[first])
 
 
-def largest(
-    maps: Float, neighbours: Index, *, threshold: float, sides: Sides, tie: float
-) -> tuple[NDArray[np.int64], Float]:
+def largest(found: Suprathreshold, neighbours: Index, *, apart: bool) -> tuple[NDArray[np.int64], Float]:
     """Largest extent and largest mass over the clusters of each map.
 
     Parameters
     ----------
-    maps : (b, v) float64
-        NaN is in no cluster.
+    found
+        Voxels that reach the threshold, of b maps.
     neighbours : (v, k) int32
         Of `voxstack.kernels.neighbours`.
-    threshold
-        Positive. A voxel is in a cluster where its value is at least the threshold.
-    sides
-        "greater": values at least the threshold; "less": at most its negative; "signed": both, in clusters of one sign
-        each; "absolute": both, in clusters that may hold either sign.
-    tie
-        Relative tolerance: values short of the threshold by no more than this count as equal to it.
+    apart
+        Whether clusters are of one sign each.
 
     Returns
     -------
     extent : (b,) int64
         Number of voxels; 0 without any cluster.
     mass : (b,) float64
-        Sum of absolute values, in the order of voxels; 0 without any cluster. The two may be of different clusters.
+        Sum of absolute values, in the order of the list; 0 without any cluster. The two may be of different clusters.
     """
-    assert maps.shape[1:] == neighbours.shape[:1], (maps.shape, neighbours.shape)
-    extent, mass = np.zeros(len(maps), dtype=np.int64), np.zeros(len(maps))
-    _largest(np.ascontiguousarray(maps), _beyond(threshold, sides, tie), neighbours, extent, mass)
+    extent, mass = np.zeros(len(found.number), dtype=np.int64), np.zeros(len(found.number))
+    _largest(*found, apart, neighbours, extent, mass)
     return extent, mass
 
 
@@ -132,8 +96,10 @@ def label(values: Float, neighbours: Index, *, threshold: float, sides: Sides, t
     ----------
     values : (v,) float64
         NaN is in no cluster.
-    neighbours, threshold, sides, tie
-        As of `largest`.
+    neighbours : (v, k) int32
+        Of `voxstack.kernels.neighbours`.
+    threshold, sides, tie
+        As of `suprathreshold.find`; clusters of "signed" are of one sign each, those of "absolute" may hold either.
 
     Returns
     -------
@@ -142,11 +108,9 @@ def label(values: Float, neighbours: Index, *, threshold: float, sides: Sides, t
         first voxel comes first.
     """
     assert values.shape == neighbours.shape[:1], (values.shape, neighbours.shape)
-    values, beyond = np.ascontiguousarray(values), _beyond(threshold, sides, tie)
-    voxel = np.empty(values.size, dtype=np.int32)
-    voxel = voxel[: _find(values, beyond, voxel)]
+    _, voxel, value = find(values[None], threshold=threshold, sides=sides, tie=tie)
     place, root = np.full(values.size + 1, -1, dtype=np.int32), np.empty(voxel.size, dtype=np.int32)
-    _join(values, voxel, beyond.apart, neighbours, place, root)
+    _join(voxel, value, sides == "signed", neighbours, place, root)
     _, cluster, extent = np.unique(root, return_inverse=True, return_counts=True)
     rank = np.empty_like(extent)
     rank[np.argsort(-extent, kind="stable")] = np.arange(1, len(extent) + 1)

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from voxstack.kernels.jit import jit
 from voxstack.kernels.pvalues import TIE
+from voxstack.kernels.suprathreshold import Suprathreshold
 
 Float = NDArray[np.float64]
 Side = Literal["greater", "less", "two-sided", "F"]
 
-SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
+_SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
 VOXELS, _VECTORS = 2048, 64  # of a tile, whose products (1 MB) stay in cache
 _EPS = float(np.finfo(np.float64).eps)
 FEW_DIGITS = 1e-2  # of a sum of squares of 1: what is left below it is computed from residuals
@@ -164,7 +165,9 @@ def _tally(ratios: Float, side: int, least: Float, maxima: Float, counts: NDArra
 def tally(
     left: Float, q: int, unit: Float, side: Side, observed: Float, maxima: Float, counts: NDArray[np.int64]
 ) -> None:
-    """Count relabellings whose score reaches the observed one, and raise the maxima, in tiles that stay in cache.
+    """Count relabellings whose score reaches the observed one, and raise the maxima, at one tile of voxels.
+
+    A few relabellings at a time, so that their products stay in cache.
 
     Parameters
     ----------
@@ -181,17 +184,32 @@ def tally(
     """
     b, m, _ = left.shape
     step = max(_VECTORS // m, 1)
-    for first in range(0, unit.shape[1], VOXELS):
-        voxels = slice(first, first + VOXELS)
-        tile, least = np.ascontiguousarray(unit[:, voxels]), observed[voxels] - tie(observed[voxels], side)
-        for start in range(0, b, step):
-            some = slice(start, start + step)
-            found = ratios(left[some], q, tile, side == "F")
-            _tally(found, SIDES[side], least, maxima[some], counts[voxels])
+    least = observed - tie(observed, side)
+    for start in range(0, b, step):
+        some = slice(start, start + step)
+        _tally(ratios(left[some], q, unit, side == "F"), _SIDES[side], least, maxima[some], counts)
 
 
-def to_statistic(ratio: Float, q: int, dof: float, joint: bool) -> Float:
-    """t of r, or F of R, of any shape."""
+def beyond(left: Float, q: int, unit: Float, side: Side, least: float) -> Suprathreshold:
+    """Find the voxels of a tile whose score is at least `least`, a positive number, and their r or R.
+
+    Parameters
+    ----------
+    left, q, unit, side
+        As of `tally`.
+    """
+    b, m, _ = left.shape
+    step = max(_VECTORS // m, 1)
+    parts = []
+    for start in range(0, b, step):
+        found = ratios(left[start : start + step], q, unit, side == "F")
+        rows, voxel = np.nonzero(score(found, side) >= least)
+        parts.append((np.bincount(rows, minlength=len(found)), voxel.astype(np.int32), found[rows, voxel]))
+    return Suprathreshold(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def to_statistic(ratio: Float, q: int, dof: Float | float, joint: bool) -> Float:
+    """t of r, or F of R, of any shape; degrees of freedom may be of that shape, too."""
     with np.errstate(divide="ignore"):
         if joint:
             ratio = np.minimum(ratio, 1.0)

@@ -17,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels.exchangeability import Siblings, Tree, siblings
-from voxstack.kernels.exchangeability import orbits as orbits
-from voxstack.kernels.exchangeability import tree_of as tree_of
 from voxstack.kernels.jit import jit
 from voxstack.kernels.philox import STREAM, Words, begin, below, scramble, word
 
@@ -77,10 +75,6 @@ class Relabellings:
     def number(self, n_permutations: int) -> int:
         """How many relabellings a run of at most `n_permutations` has, the identity included."""
         return min(self.count, n_permutations)
-
-    def exhaustive(self, n_permutations: int) -> bool:
-        """Whether a run of at most `n_permutations` has all distinct relabellings."""
-        return self.count <= n_permutations
 
     def batch(self, start: int, stop: int) -> tuple[Integers, NDArray[np.int8]]:
         """Permutations (b, n) and signs (b, n) of relabellings start, ..., stop - 1."""

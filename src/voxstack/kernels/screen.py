@@ -1,67 +1,105 @@
-"""Single precision screens, double precision decides: the counts and maxima of `permuted.tally` at twice the speed.
+"""Single precision screens, double precision decides: what `permuted` finds, at twice the speed.
 
 A product of two vectors of unit length that is summed in single precision, in whatever order, differs from the exact
 one by no more than (n + 2) 2^-24 (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1, with the
-rounding of both vectors). From that follows a bound of the error of r and R. Whatever lies closer to the observed value
-than this bound, or to a row's maximum, is computed anew in double precision; all else cannot change.
+rounding of both vectors); sums of more than 256 terms are sums of shorter ones, which add one rounding each. From that
+follows a bound of the error of r and R. Whatever lies closer to the observed value than this bound, or to a row's
+maximum, is computed anew in double precision; all else cannot change.
 """
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels.jit import jit, jit_reordered
-from voxstack.kernels.permuted import FEW_DIGITS, VOXELS, Float, Side, refined, tie
+from voxstack.kernels.permuted import FEW_DIGITS, Float, Side, refined, tie
+from voxstack.kernels.suprathreshold import Suprathreshold
 
 Single = NDArray[np.float32]
 
-_VECTORS = 256  # of a tile of relabellings
+_CELLS = 2**18  # products of a tile (1 MB), which stay in cache
+_TERMS = 256  # of a sum in single precision
+_BLOCK = 64  # voxels: few blocks hold any that has to be looked at again
 _LEAST_REST = 0.05  # of a residual sum of squares of 1: below, a row is computed in double precision as a whole
+_LOWEST = np.int32(-(2**31))
+
+
+class _Kind(NamedTuple):
+    """q vectors are tested, jointly or not, and on both sides or not."""
+
+    q: int
+    joint: bool
+    two_sided: bool
 
 
 @jit_reordered
-def _scores(products: Single, q: int, joint: bool, two_sided: bool, scores: Single) -> float:
-    # Scores of one relabelling (v,) from its products (m, v); returns the least residual sum of squares without X.
+def _ordered(x: np.float32) -> np.int32:
+    # Whole numbers in the order of floating-point numbers: loops that look for the largest one are vectorised.
+    bits = np.float32(x).view(np.int32)
+    return np.int32(bits ^ ((bits >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+
+
+@jit
+def _unordered(number: np.int32) -> np.float32:
+    bits = np.int32(number ^ ((number >> np.int32(31)) & np.int32(0x7FFFFFFF)))
+    return np.float32(bits.view(np.float32))
+
+
+@jit_reordered
+def _scores(products: Single, kind: _Kind, used: Single, scores: Single) -> np.int32:
+    # Scores (v,) of one relabelling from its products (m, v), and what the vectors that are not tested take of the sum
+    # of squares of 1; returns the most that they take.
+    q, joint, two_sided = kind
     m, v = products.shape
-    least = np.float32(1.0)
+    used[:] = np.float32(0.0)
+    for k in range(q, m):
+        row = products[k]
+        for j in range(v):
+            used[j] += row[j] * row[j]
+    if joint:
+        scores[:] = np.float32(0.0)
+        for k in range(q):
+            row = products[k]
+            for j in range(v):
+                scores[j] += row[j] * row[j]
+    else:
+        scores[:] = products[0]
+    most = _LOWEST
     for j in range(v):
-        rest = np.float32(1.0)
-        for k in range(q, m):
-            rest -= products[k, j] * products[k, j]
-        least = min(least, rest)
-        if joint:
-            explained = np.float32(0.0)
-            for k in range(q):
-                explained += products[k, j] * products[k, j]
-            scores[j] = explained / rest
-        else:
-            r = products[0, j] / np.sqrt(rest)
-            scores[j] = abs(r) if two_sided else r
-    return float(least)
+        rest = np.float32(1.0) - used[j]
+        score = scores[j] / (rest if joint else np.sqrt(rest))
+        scores[j] = abs(score) if two_sided else score
+        most = max(most, _ordered(used[j]))
+    return most
 
 
 @jit_reordered
-def _count(scores: Single, least: Single, bound: np.float32, counts: NDArray[np.int32]) -> tuple[np.int32, np.float32]:
-    # Counts the scores that surely reach what they have to; returns how many perhaps do, and the largest.
-    doubtful, top = np.int32(0), np.float32(-2.0)
+def _count(
+    scores: Single, sizes: bool, least: Single, bound: np.float32, counts: NDArray[np.int32]
+) -> tuple[np.int32, np.int32]:
+    # Counts the scores, or their sizes, that surely reach what they have to; returns how many perhaps do, and the
+    # largest.
+    doubtful, top = np.int32(0), _LOWEST
     for j in range(scores.size):
-        surely = np.int32(scores[j] - bound >= least[j])
-        doubtful += np.int32(scores[j] + bound >= least[j]) - surely
-        counts[j] += surely
-        top = max(top, scores[j])
+        score = abs(scores[j]) if sizes else scores[j]
+        surely = np.int32(score - bound >= least[j])
+        counts[j] = np.int32(counts[j] + surely)
+        doubtful = np.int32(doubtful + np.int32(np.int32(score + bound >= least[j]) - surely))
+        top = max(top, _ordered(score))
     return doubtful, top
 
 
 @jit_reordered
-def _count_sizes(r: Single, least: Single, bound: np.float32, counts: NDArray[np.int32]) -> tuple[np.int32, np.float32]:
-    # As _count, of |r|: in one pass where r is all that there is.
-    doubtful, top = np.int32(0), np.float32(-2.0)
-    for j in range(r.size):
-        score = abs(r[j])
-        surely = np.int32(score - bound >= least[j])
-        doubtful += np.int32(score + bound >= least[j]) - surely
-        counts[j] += surely
-        top = max(top, score)
-    return doubtful, top
+def _unsure(scores: Single, sizes: bool, least: Single, bound: np.float32, near_top: np.float32) -> np.int32:
+    # Number of scores that perhaps reach what they have to, or are perhaps the largest.
+    found = np.int32(0)
+    for j in range(scores.size):
+        score = abs(scores[j]) if sizes else scores[j]
+        perhaps = np.int32(score + bound >= least[j]) - np.int32(score - bound >= least[j])
+        found = np.int32(found + np.int32(perhaps + np.int32(score >= near_top)))
+    return found
 
 
 @jit_reordered
@@ -73,7 +111,8 @@ def _product(a: Float, b: Float) -> float:
 
 
 @jit
-def _exact(left: Float, voxel: Float, q: int, joint: bool, two_sided: bool) -> float:
+def _exact(left: Float, voxel: Float, q: int, joint: bool) -> float:
+    # r or R.
     rest, explained, u = 1.0, 0.0, 0.0
     for k in range(len(left)):
         product = _product(left[k], voxel)
@@ -83,21 +122,30 @@ def _exact(left: Float, voxel: Float, q: int, joint: bool, two_sided: bool) -> f
             explained += product * product
             u = product
     if rest < FEW_DIGITS:
-        r = refined(left, voxel, q, joint)
-    else:
-        r = float(explained / rest) if joint else float(u / np.sqrt(rest))
-    return abs(r) if two_sided else r
+        return refined(left, voxel, q, joint)
+    return float(explained / rest) if joint else float(u / np.sqrt(rest))
 
 
 @jit
-def _bound(delta: float, m: int, q: int, joint: bool, rest: float) -> float:
+def _bound(delta: float, m: int, kind: _Kind, rest: float) -> np.float32:
     # Of the error of a score, where all products are within delta and the least residual sum of squares is `rest`.
-    bound = delta
-    if joint:
-        bound = 3.0 * delta * (np.sqrt(q) + np.sqrt(m - q)) / rest
-    elif m > q:
-        bound = 1.5 * delta * (1.0 / np.sqrt(rest) + np.sqrt(m - q) / rest)
-    return float(bound + 4e-7 * m / rest)
+    bound, others = delta, np.sqrt(m - kind.q)
+    if kind.joint:
+        bound = 3.0 * delta * (np.sqrt(kind.q) + others) / rest
+    elif m > kind.q:
+        bound = 1.5 * delta * (1.0 / np.sqrt(rest) + others / rest)
+    return np.float32(bound + 4e-7 * m / rest)
+
+
+@jit
+def _screened(products: Single, kind: _Kind, delta: float, used: Single, scores: Single) -> tuple[bool, np.float32]:
+    # Scores of one relabelling, and the bound of their error; or that they have to be computed in double precision.
+    m, rest = len(products), 1.0
+    if m > 1 or kind.joint:
+        rest = 1.0 - float(_unordered(_scores(products, kind, used, scores)))
+    else:
+        scores[:] = products[0]
+    return rest >= _LEAST_REST, _bound(delta, m, kind, max(rest, _LEAST_REST))
 
 
 @jit
@@ -105,77 +153,146 @@ def _decide(
     products: Single,
     left: Float,
     voxels: Float,
-    q: int,
-    kind: tuple[bool, bool],
+    kind: _Kind,
     delta: float,
     enough: Float,
     maxima: Float,
     counts: NDArray[np.int32],
 ) -> None:
-    b, m, v = products.shape
-    joint, two_sided = kind
-    plain = m == 1 and not joint
-    least = enough.astype(np.float32)
-    scores = np.empty(v, dtype=np.float32)
-    for i in range(b):
-        rest = 1.0
-        if not plain:
-            rest = _scores(products[i], q, joint, two_sided, scores)
-        elif not two_sided:
-            scores = products[i, 0]
-        if rest < _LEAST_REST:
+    v = len(voxels)
+    least, scores, used = enough.astype(np.float32), np.empty(v, dtype=np.float32), np.empty(v, dtype=np.float32)
+    for i in range(len(left)):
+        screened, bound = _screened(products[i], kind, delta, used, scores)
+        if not screened:
             for j in range(v):
-                score = _exact(left[i], voxels[j], q, joint, two_sided)
+                score = _exact(left[i], voxels[j], kind.q, kind.joint)
+                score = abs(score) if kind.two_sided else score
                 counts[j] += np.int32(score >= enough[j])
                 maxima[i] = max(maxima[i], score)
             continue
-        bound = np.float32(_bound(delta, m, q, joint, rest))
-        if plain and two_sided:
-            doubtful, top = _count_sizes(products[i, 0], least, bound, counts)
-        else:
-            doubtful, top = _count(scores, least, bound, counts)
+        doubtful, largest = _count(scores, kind.two_sided, least, bound, counts)
+        top = _unordered(largest)
         near_top = np.float32(max(np.float64(top) - 2 * bound, maxima[i] - bound))
         if not doubtful and top < near_top:
             continue
-        for j in range(v):
-            score32 = abs(products[i, 0, j]) if plain and two_sided else scores[j]
-            unsure = score32 + bound >= least[j] and not score32 - bound >= least[j]
-            if unsure or score32 >= near_top:
-                score = _exact(left[i], voxels[j], q, joint, two_sided)
-                maxima[i] = max(maxima[i], score)
-                if unsure:
-                    counts[j] += np.int32(score >= enough[j])
+        for first in range(0, v, _BLOCK):
+            block = slice(first, first + _BLOCK)
+            if not _unsure(scores[block], kind.two_sided, least[block], bound, near_top):
+                continue
+            for j in range(first, min(first + _BLOCK, v)):
+                score32 = abs(scores[j]) if kind.two_sided else scores[j]
+                unsure = score32 + bound >= least[j] and not score32 - bound >= least[j]
+                if unsure or score32 >= near_top:
+                    score = _exact(left[i], voxels[j], kind.q, kind.joint)
+                    score = abs(score) if kind.two_sided else score
+                    maxima[i] = max(maxima[i], score)
+                    if unsure:
+                        counts[j] += np.int32(score >= enough[j])
+
+
+@jit_reordered
+def _reaching(scores: Single, sizes: bool, least: np.float32) -> np.int32:
+    found = np.int32(0)
+    for j in range(scores.size):
+        found = np.int32(found + np.int32((abs(scores[j]) if sizes else scores[j]) >= least))
+    return found
+
+
+@jit
+def _find(
+    products: Single, left: Float, voxels: Float, kind: _Kind, delta: float, least: float
+) -> tuple[NDArray[np.int64], NDArray[np.int32], Float]:
+    v, found = len(voxels), 0
+    scores, used = np.empty(v, dtype=np.float32), np.empty(v, dtype=np.float32)
+    number = np.zeros(len(left), dtype=np.int64)
+    voxel, ratio = np.empty(1024, dtype=np.int32), np.empty(1024)
+    for i in range(len(left)):
+        screened, bound = _screened(products[i], kind, delta, used, scores)
+        low = np.float32(least - bound) if screened else np.float32(-np.inf)
+        if screened and not _reaching(scores, kind.two_sided, low):
+            continue
+        while found + v > voxel.size:
+            voxel, ratio = np.append(voxel, np.empty_like(voxel)), np.append(ratio, np.empty_like(ratio))
+        before = found
+        for first in range(0, v, _BLOCK):
+            if screened and not _reaching(scores[first : first + _BLOCK], kind.two_sided, low):
+                continue
+            for j in range(first, min(first + _BLOCK, v)):
+                if screened and not (abs(scores[j]) if kind.two_sided else scores[j]) >= low:
+                    continue
+                r = _exact(left[i], voxels[j], kind.q, kind.joint)
+                voxel[found], ratio[found] = j, r
+                found += int((abs(r) if kind.two_sided else r) >= least)
+        number[i] = found - before
+    return number, voxel[:found].copy(), ratio[:found].copy()
+
+
+@jit
+def _transposed(a: Float) -> Float:
+    # In squares that stay in cache: for many subjects several times as fast as a copy line by line.
+    rows, columns = a.shape
+    turned = np.empty((columns, rows))
+    for top in range(0, rows, 32):
+        for first in range(0, columns, 32):
+            for j in range(first, min(first + 32, columns)):
+                for i in range(top, min(top + 32, rows)):
+                    turned[j, i] = a[i, j]
+    return turned
+
+
+class _Tile:
+    """Some relabellings (b, m, n) at some voxels (n, v) in single precision, a part of the relabellings at a time."""
+
+    def __init__(self, left: Float, unit: Float) -> None:
+        self.voxels = _transposed(unit)
+        self._left, self._unit = left.astype(np.float32), unit.astype(np.float32)
+        n = len(unit)
+        sums = -(-n // _TERMS)
+        self._terms = -(-n // sums)
+        self.delta = (self._terms + sums + 4) * 2.0**-24
+
+    def parts(self) -> Iterator[tuple[slice, Single]]:
+        """Relabellings, and their products (b, m, v), whose memory is used again for the next ones."""
+        (b, m, n), v = self._left.shape, self._unit.shape[1]
+        step = max(_CELLS // (m * v), 1)
+        room, part = np.empty((2, step * m, v), dtype=np.float32)
+        for start in range(0, b, step):
+            some = slice(start, min(start + step, b))
+            rows = self._left[some].reshape(-1, n)
+            products = room[: len(rows)]
+            for first in range(0, n, self._terms):
+                terms = slice(first, first + self._terms)
+                into = part[: len(rows)] if first else products
+                np.matmul(rows[:, terms], self._unit[terms], out=into)
+                if first:
+                    products += into
+            yield some, products.reshape(-1, m, v)
+
+
+def _greater(left: Float, side: Side) -> Float:
+    """Vectors for which "less" is "greater"."""
+    if side == "less":
+        left = left.copy()
+        left[:, 0] *= -1.0
+    return left
 
 
 def tally(
     left: Float, q: int, unit: Float, side: Side, observed: Float, maxima: Float, counts: NDArray[np.int64]
 ) -> None:
     """`permuted.tally`, with the same counts, and maxima that differ in their last bits."""
-    b, m, n = left.shape
-    if side == "less":  # the same as "greater" of what is turned round
-        left = left.copy()
-        left[:, 0] *= -1.0
-    kind = side == "F", side == "two-sided"
-    single = left.astype(np.float32)
-    step = max(_VECTORS // m, 1)
-    for first in range(0, unit.shape[1], VOXELS):
-        tile = slice(first, first + VOXELS)
-        voxels, narrow = np.ascontiguousarray(unit[:, tile].T), unit[:, tile].astype(np.float32)
-        found = np.zeros(len(voxels), dtype=np.int32)
-        room = np.empty((step * m, len(voxels)), dtype=np.float32)
-        for start in range(0, b, step):
-            some = slice(start, min(start + step, b))
-            rows = some.stop - some.start
-            products = np.matmul(single[some].reshape(rows * m, n), narrow, out=room[: rows * m])
-            _decide(
-                products.reshape(rows, m, -1),
-                left[some],
-                voxels,
-                q,
-                kind,
-                (n + 4) * 2.0**-24,
-                observed[tile] - tie(observed[tile], side),
-                maxima[some],
-                found,
-            )
-        counts[tile] += found
+    left, kind = _greater(left, side), _Kind(q, side == "F", side == "two-sided")
+    tile, enough = _Tile(left, unit), observed - tie(observed, side)
+    found = np.zeros(len(observed), dtype=np.int32)
+    for some, products in tile.parts():
+        _decide(products, left[some], tile.voxels, kind, tile.delta, enough, maxima[some], found)
+    counts += found
+
+
+def beyond(left: Float, q: int, unit: Float, side: Side, least: float) -> Suprathreshold:
+    """`permuted.beyond`, with ratios that differ in their last bits."""
+    left, kind = _greater(left, side), _Kind(q, side == "F", side == "two-sided")
+    tile = _Tile(left, unit)
+    parts = [_find(products, left[some], tile.voxels, kind, tile.delta, least) for some, products in tile.parts()]
+    number, voxel, ratio = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Suprathreshold(number, voxel, -ratio if side == "less" else ratio)

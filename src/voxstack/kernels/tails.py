@@ -21,7 +21,7 @@ from voxstack.kernels.pvalues import counted_p
 Float = NDArray[np.float64]
 
 _SHARES = (0.25, 0.2, 0.15, 0.1, 0.075, 0.05)  # of the relabellings that lie beyond the threshold
-_LEAST, _MOST = 30, 2500  # exceedances that a fit needs, and uses
+_LEAST, _MOST = 30, 2500  # exceedances that a fit needs, and may use
 _SIMULATIONS = 400
 _ALPHA = 0.05  # of the test of fit
 _EXPONENTIAL = -1e-9  # shape that stands for 0
@@ -51,7 +51,7 @@ def fit_tail(null: Float) -> Tail | None:
     """The upper tail of a null distribution (b,), from the lowest threshold at which it fits; None where none does."""
     ordered = np.sort(null)[::-1]
     for share in _SHARES:
-        count = min(int(share * len(ordered)), _MOST)
+        count = int(share * min(len(ordered), _MOST / _SHARES[0]))
         if count < _LEAST:
             return None
         threshold = float(ordered[count])
@@ -94,8 +94,9 @@ def _survival(x: Float, scale: Float | float, shape: Float | float) -> Float:
 
 
 def _fits(excess: Float, scale: float, shape: float) -> bool:
-    rng = np.random.Generator(np.random.Philox(key=len(excess)))
-    uniform = rng.random((_SIMULATIONS, len(excess)))
+    # The raw bits of a bit generator stay the same in all versions of NumPy; what is made of them elsewhere need not.
+    bits = np.random.Philox(key=len(excess)).random_raw(_SIMULATIONS * len(excess)).reshape(_SIMULATIONS, -1)
+    uniform = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
     exponent = min(shape, _EXPONENTIAL)
     samples = scale / exponent * (1 - uniform**exponent)
     simulated = _anderson_darling(samples, *_moments(samples))

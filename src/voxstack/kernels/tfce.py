@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstack.kernels.clusters import Sides
 from voxstack.kernels.jit import jit
+from voxstack.kernels.suprathreshold import Sides
 
 Float = NDArray[np.float64]
 Index = NDArray[np.int32]

@@ -1,9 +1,8 @@
 """`fit_glm`: one model, fitted to every voxel of a cohort."""
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, SupportsIndex
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -15,8 +14,16 @@ from voxstack.design import Matrix, make_design
 from voxstack.errors import InputError, listing
 from voxstack.grid import Grid
 from voxstack.kernels.basis import decompose
-from voxstack.models.blueprint import Cases, Missing, Model
-from voxstack.models.inputs import AnalysisMask, check_labels, check_rank, choose_map, labels_of, mask_inside
+from voxstack.models.blueprint import Missing, Model
+from voxstack.models.inputs import (
+    AnalysisMask,
+    check_labels,
+    check_rank,
+    choose_cases,
+    choose_map,
+    labels_of,
+    mask_inside,
+)
 from voxstack.models.registry import MODELS
 from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
 
@@ -92,7 +99,7 @@ def fit_glm(
     matrix = make_design(cohort, design, drop_missing=drop_missing)
     regressors = [str(regressor) for regressor in matrix["regressor"].values]
     check_rank(matrix, decompose(matrix.values))
-    cases = _cases(missing, min_subjects, len(matrix))
+    cases = choose_cases(missing, min_subjects, len(matrix))
     kept = np.asarray(labels_of(cohort).isin(matrix[SUBJECT].values))
     inside = mask_inside(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
 
@@ -131,25 +138,6 @@ def _choose(model: str, missing: str) -> Model:
     if missing not in MODELS[model].maps:
         raise InputError(f"missing={missing!r}: the model {model!r} knows {listing(map(repr, MODELS[model].maps))}.")
     return MODELS[model]
-
-
-def _cases(missing: Missing, min_subjects: SupportsIndex | None, n: int) -> Cases:
-    if min_subjects is None:
-        return Cases(missing)
-    if missing != "available":
-        raise InputError(
-            f"min_subjects={min_subjects!r} goes with missing='available'. With missing={missing!r} voxels that some "
-            "subject lacks are left out anyway."
-        )
-    try:
-        least = 0 if isinstance(min_subjects, bool) else operator.index(min_subjects)
-    except TypeError:
-        least = 0
-    if least < 1:
-        raise InputError(f"min_subjects must be a whole number of at least 1, not {min_subjects!r}.")
-    if least > n:
-        raise InputError(f"min_subjects is {least}, but the model has only {n} subjects: no voxel would be left.")
-    return Cases(missing, least)
 
 
 class _Some(NamedTuple):

@@ -1,8 +1,10 @@
 """What a user gives to fit or to test a model, checked before any work: map, labels, mask, design and contrasts."""
 
+import operator
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import SupportsIndex
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError, InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
 from voxstack.kernels.basis import Basis
+from voxstack.models.blueprint import Cases, Missing
 from voxstack.schema import SPACE, SUBJECT, map_names
 from voxstack.store.mask import mask_on_grid
 
@@ -112,3 +115,23 @@ def check_estimable(hypotheses: Sequence[Contrast], design: NDArray[np.float64],
             "value depends on which of many equally good solutions is taken. Leave out a regressor that is a "
             "combination of others, or test a difference that does not depend on it."
         )
+
+
+def choose_cases(missing: Missing, min_subjects: SupportsIndex | None, n: int) -> Cases:
+    """Which subjects count at a voxel; `InputError` where `min_subjects` makes no sense."""
+    if min_subjects is None:
+        return Cases(missing)
+    if missing != "available":
+        raise InputError(
+            f"min_subjects={min_subjects!r} goes with missing='available'. With missing={missing!r} voxels that some "
+            "subject lacks are left out anyway."
+        )
+    try:
+        least = 0 if isinstance(min_subjects, bool) else operator.index(min_subjects)
+    except TypeError:
+        least = 0
+    if least < 1:
+        raise InputError(f"min_subjects must be a whole number of at least 1, not {min_subjects!r}.")
+    if least > n:
+        raise InputError(f"min_subjects is {least}, but the model has only {n} subjects: no voxel would be left.")
+    return Cases(missing, least)

@@ -1,0 +1,76 @@
+"""Options of `permutation_test`, checked before any work."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from voxstack.errors import InputError, listing
+from voxstack.inference.methods import METHODS
+from voxstack.inference.statistics import STATISTICS, VOXEL
+from voxstack.kernels.pvalues import ALTERNATIVES
+
+_CHOICES: dict[str, Iterable[str]] = {
+    "alternative": ALTERNATIVES,
+    "missing": ("complete", "available"),
+    "method": METHODS,
+    "relabelling": ("auto", "permute", "flip", "both"),
+    "two_sided_clusters": ("signed", "absolute"),
+    "scale": ("z", "stat"),
+    "tail": ("counts", "gpd"),
+    "precision": ("mixed", "double"),
+}
+
+
+def check_choices(**given: str) -> None:
+    """Refuse an option that is none of those that there are."""
+    for option, value in given.items():
+        if value not in _CHOICES[option]:
+            raise InputError(f"{option}={value!r}: voxstack knows {listing(map(repr, _CHOICES[option]), most=9)}.")
+    if given.get("missing") == "available" and given.get("scale") == "stat":
+        raise InputError(
+            "scale='stat' goes with missing='complete'. Voxels of available cases differ in their degrees of freedom, "
+            "and so are compared by z."
+        )
+
+
+def check_number(what: str, given: Any, least: int) -> None:
+    """Refuse what is no whole number, or too small a one."""
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not least <= given < 2**63:
+        raise InputError(f"{what} must be a whole number from {least} to 2^63 - 1, not {given!r}.")
+
+
+def choose_statistics(statistics: Sequence[str]) -> list[str]:
+    """Those that are asked for, in the order of the registry."""
+    known = [VOXEL, *STATISTICS]
+    asked = [statistics] if isinstance(statistics, str) else list(statistics)
+    unknown = [one for one in asked if one not in known]
+    if not asked:
+        raise InputError(f"No statistic was asked for; voxstack has {listing(known)}.")
+    if unknown:
+        raise InputError(f"There is no statistic {listing(map(repr, unknown))}; voxstack has {listing(known)}.")
+    return [one for one in known if one in asked]
+
+
+def choose_threshold(names: Sequence[str], p: float | None, z: float | None) -> float | None:
+    """The cluster-forming threshold in z; None where no statistic needs one."""
+    forming = [name for name in names if name != VOXEL and STATISTICS[name].of == "suprathreshold"]
+    if not forming:
+        if p is not None or z is not None:
+            raise InputError(
+                "A cluster-forming threshold goes with cluster_extent or cluster_mass among the statistics."
+            )
+        return None
+    if (p is None) == (z is None):
+        need = "need" if len(forming) > 1 else "needs"
+        raise InputError(
+            f"{' and '.join(forming)} {need} one cluster-forming threshold: cluster_forming_p, of one tail, such as "
+            "0.001, or cluster_forming_z, such as 3.1."
+        )
+    if p is not None and not 0 < p < 0.5:
+        raise InputError(f"cluster_forming_p must be between 0 and 0.5, of one tail, not {p!r}.")
+    found = float(-special.ndtri(p)) if z is None else float(z)
+    if not (np.isfinite(found) and found > 0):
+        raise InputError(f"cluster_forming_z must be above 0, not {z!r}.")
+    return found

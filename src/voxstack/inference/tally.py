@@ -1,0 +1,72 @@
+"""What relabellings of one hypothesis come to in one block of voxels."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxstack.kernels.permuted import VOXELS, Float
+
+
+class Tally(NamedTuple):
+    """Of b relabellings at v voxels.
+
+    Attributes
+    ----------
+    stat : (v,) float64
+        t or F of the identity.
+    observed : (v,) float64
+        What relabellings are compared by, of the identity: r or R, or z where degrees of freedom differ between voxels.
+        NaN where it cannot be tested, or where there are no residuals.
+    dof : (v,) float64
+        Residual degrees of freedom.
+    maxima : (b,) float64
+        Of the scores over the voxels; -inf where there is none.
+    counts : (v,) int64
+        Of relabellings whose score is at least the observed one.
+    """
+
+    stat: Float
+    observed: Float
+    dof: Float
+    maxima: Float
+    counts: NDArray[np.int64]
+
+    @classmethod
+    def empty(cls, v: int, b: int) -> Self:
+        """Of nothing."""
+        stat, observed, dof = np.full((3, v), np.nan)
+        return cls(stat, observed, dof, np.full(max(b, 0), -np.inf), np.zeros(v, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found of one hypothesis at the v voxels of the mask.
+
+    Attributes
+    ----------
+    stat, observed, dof : (v,) float64
+        t or F of the identity, what relabellings are compared by (r or R, or z of available cases), and residual
+        degrees of freedom.
+    counts : (v,) int64
+        Of relabellings whose score reaches it.
+    maxima : (b,) float64
+        Of the scores of each relabelling.
+    largest : dict
+        For each statistic of whole maps, its largest value of each relabelling (b,).
+    """
+
+    stat: Float
+    observed: Float
+    dof: Float
+    counts: NDArray[np.int64]
+    maxima: Float
+    largest: dict[str, Float] = field(default_factory=dict)
+
+
+def tiles(v: int) -> Iterator[slice]:
+    """Voxels that are worked on at a time."""
+    for first in range(0, v, VOXELS):
+        yield slice(first, min(first + VOXELS, v))
