@@ -1,6 +1,7 @@
 """What results of `permutation_test` do not depend on, and relabellings that are drawn."""
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -18,6 +19,7 @@ import voxstack as vx
 from brute_force import METHODS, Float
 from permuted_cohorts import SHAPE, run
 from random_cohorts import cohort_of, rechunked
+from voxstack.inference.running import Running
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 seeds = st.integers(0, 2**32 - 1)
@@ -185,3 +187,16 @@ def test_false_positives_are_no_more_frequent_than_they_may_be() -> None:
     for level in (0.05, 0.25, 0.5):
         assert stats.binom.sf(np.sum(np.array(least) <= level) - 1, 200, level) > 1e-4
         assert stats.binom.cdf(np.sum(np.array(least) <= level), 200, level) > 1e-4, "and no less"
+
+
+def test_p_so_far_is_that_of_the_relabellings_whose_tasks_are_all_done() -> None:
+    hypothesis = SimpleNamespace(name="age")
+    maxima = np.array([3.0, 1.0, 3.0 - 1e-12, 4.0, 2.0, 9.0])
+    running = Running([hypothesis], [maxima], [range(4), range(4), range(4, 6)])
+    assert running.text() == ""
+    running.finish(range(4))
+    assert running.text() == ""  # one block of voxels is still to come
+    running.finish(range(4))
+    assert running.text() == "age p = 0.75 after 4"  # of 3, 1, 3 and 4
+    running.finish(range(4, 6))
+    assert running.text() == "age p = 0.667 after 6"

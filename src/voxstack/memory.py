@@ -1,5 +1,7 @@
 """What stacking and fitting a cohort needs of memory, told before the work."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,15 +26,20 @@ class MemoryPlan:
         That share it.
     subjects_per_batch
         Subjects that a task of `stack` reads and writes, which are the chunks of the store.
-    stack, fit
-        The most that stacking, and a fit with its contrasts, take: the process itself, data and results.
+    relabellings_per_batch
+        Whose whole maps a task of `permutation_test` holds, for statistics that need them.
+    stack, fit, permute
+        The most that stacking, a fit with its contrasts, and a permutation test take: the process itself, data and
+        results.
     """
 
     limit: int
     threads: int
     subjects_per_batch: int
+    relabellings_per_batch: int
     stack: int
     fit: int
+    permute: int
 
     def __str__(self) -> str:
         def told(size: int) -> str:
@@ -41,6 +48,7 @@ class MemoryPlan:
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return (
             f"stack {told(self.stack)}, in batches of {self.subjects_per_batch} subjects; fit {told(self.fit)}; "
+            f"permute {told(self.permute)}; "
             f"{told(self.limit)} may be used by {threads}"
         )
 
@@ -57,11 +65,14 @@ def memory_plan(
     n_contrasts: int = 1,
     maps_per_contrast: int = 5,
     missing: Literal["complete", "available"] = "complete",
+    mask_voxels: int | None = None,
+    statistics: Sequence[str] = ("voxel",),
 ) -> MemoryPlan:
-    """Plan the memory of stacking and fitting a cohort, on the active Dask client or on this process' threads.
+    """Plan the memory of working on a cohort, on the active Dask client or on this process' threads.
 
-    Neither grows with the number of subjects: a batch of subjects, or a block of voxels of one chunk of subjects, is in
-    memory at a time for each task.
+    That of stacking and fitting does not grow with the number of subjects: a batch of subjects, or a block of voxels of
+    one chunk of subjects, is in memory at a time for each task. A permutation test holds a block of voxels of all
+    subjects.
 
     Parameters
     ----------
@@ -77,6 +88,10 @@ def memory_plan(
         In the result: 5, and one for each effect size and confidence bound.
     missing
         Of `fit_glm`. For available cases it is the most that may be needed, where every voxel misses somebody.
+    mask_voxels
+        Voxels in the mask; by default those of the cohort's, or all.
+    statistics
+        Of `permutation_test`; those of clusters with thresholds of p < 0.0025.
 
     Returns
     -------
@@ -109,10 +124,20 @@ def memory_plan(
     fitting = plan.FitWork(
         shape, (size, x, y, z), n_subjects, n_regressors, n_contrasts, maps_per_contrast, available, itemsize
     )
+    if mask_voxels is None:
+        mask_voxels = int(cohort["mask"].sum()) if cohort is not None and "mask" in cohort.coords else math.prod(shape)
+    of_maps = [name for name in statistics if name != "voxel"]
+    share_of_maps = 1.0 if "tfce" in of_maps else plan.LEAST_SHARE
+    permuting = plan.PermutationWork(
+        mask_voxels, min(x * y * z, mask_voxels), n_subjects, itemsize, n_contrasts, len(of_maps), share_of_maps
+    )
+    batch = permuting.relabellings_per_batch(plan.WINDOW, memory=means.memory, threads=means.threads)
     return MemoryPlan(
         means.memory,
         means.threads,
         size,
+        batch,
         plan.PROCESS + stacking.needs(size, means.threads),
         plan.PROCESS + fitting.needs(means.threads),
+        plan.PROCESS + permuting.needs(batch, means.threads),
     )

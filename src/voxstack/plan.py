@@ -147,6 +147,9 @@ WINDOW = 4096
 VECTOR_BYTES = 2**25
 """Of relabelled designs that a task holds at a time."""
 
+LEAST_SHARE = 0.01
+"""Of a map's voxels that lists of suprathreshold voxels have room for at least."""
+
 _TILE = 2048  # voxels whose residuals are held in double precision
 
 
@@ -187,21 +190,24 @@ class PermutationWork:
         relabellings = 8 * WINDOW * self.n_subjects * self.n_hypotheses
         return threads * (reading + tile + maps + enhancing) + results + relabellings
 
-    def relabellings_per_batch(self, *, memory: int, threads: int) -> int:
-        """Relabellings whose maps one task holds: the largest power of 2 that fits, of whole maps up to 256.
+    def relabellings_per_batch(self, number: int, *, memory: int, threads: int) -> int:
+        """Relabellings whose maps one task holds, a power of 2 that fits.
 
-        Raises
-        ------
-        InputError
-            Not one fits.
+        Of a test of so many relabellings: whole maps take long to be enhanced, so there are several batches for each
+        thread, of up to 256 relabellings. Lists do not, and larger batches read the data less often.
         """
-        batch = 256 if self.suprathreshold == 1 else WINDOW
-        while batch > 1 and self.needs(batch, threads) > memory:
+        most, batches = (256, 4 * threads) if self.suprathreshold == 1 else (WINDOW, 2)
+        batch = most
+        while batch > 1 and (batch * batches > number or self.needs(batch, threads) > memory):
             batch //= 2
-        if self.needs(batch, threads) > memory:
+        return batch
+
+    def check(self, batch: int, *, memory: int, threads: int) -> None:
+        """Raise `InputError` where maps of so many relabellings do not fit."""
+        needed = self.needs(batch, threads)
+        if needed > memory:
             raise InputError(
                 f"A permutation test of {self.n_subjects} subjects and {self.voxels:,} voxels needs "
-                f"{self.needs(batch, threads) / 2**30:.2f} GiB of memory on {threads} threads, and "
-                f"{memory / 2**30:.2f} GiB may be used. Raise the limit, or use fewer threads or smaller chunks."
+                f"{needed / 2**30:.2f} GiB of memory on {threads} threads, and {memory / 2**30:.2f} GiB may be used. "
+                "Raise the limit, or use fewer threads or smaller chunks."
             )
-        return batch

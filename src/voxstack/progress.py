@@ -1,6 +1,6 @@
 """Progress of long work: what is done, the rate, and the time left; in terminals and notebooks alike."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -23,16 +23,24 @@ class _RateColumn(ProgressColumn):
         return Text(f"{speed:.1f}/s" if speed >= 1 else f"{1 / speed:.1f} s each", style="progress.data.speed")
 
 
-def track(results: Iterable[T], *, total: int, description: str, visible: bool) -> Iterator[T]:
-    """Pass results on, drawing a bar on stderr where `visible`."""
+def track(
+    results: Iterable[T],
+    *,
+    total: int,
+    description: str,
+    visible: bool,
+    note: Callable[[], str] = str,
+) -> Iterator[T]:
+    """Pass results on, drawing a bar on stderr where `visible`; `note` is what there is to say after each result."""
     if not visible:
         yield from results
         return
     with _bar() as progress:
-        task = progress.add_task(description, total=total)
+        task = progress.add_task(description, total=total, note=note())
         for result in results:
             progress.advance(task)
             yield result
+            progress.update(task, note=note())
 
 
 @contextmanager
@@ -43,6 +51,7 @@ def _bar() -> Iterator[Progress]:
         MofNCompleteColumn(),
         _RateColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
+        TextColumn("{task.fields[note]}"),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         yield progress

@@ -22,10 +22,6 @@ from voxstack.store.open import open_cohort
 @click.command("fit")
 @click.argument("store", type=click.Path(readable=False))
 @modelling
-@click.option("--missing", type=click.Choice(["complete", "available"]), default="complete", show_default=True,
-              help="Voxels that every subject has, or for each voxel the subjects that have it.")  # fmt: skip
-@click.option("--min-subjects", type=int, metavar="N",
-              help="With --missing available: leave out voxels with data of fewer subjects.")  # fmt: skip
 @click.option("--effect-size", "effect_sizes", type=click.Choice(list(EFFECT_SIZES)), multiple=True,
               help="Write maps of this effect size, too. May be repeated.")  # fmt: skip
 @click.option("--confidence", type=float, metavar="LEVEL", help="Such as 0.95: write bounds of the effect, too.")

@@ -40,7 +40,8 @@ def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
     n, coverage = len(told["subjects"]), told["coverage"]
     chunks, shape = told["chunks"], tuple(told["grid"]["shape"])
     covariates = [f"{name}: {_covariate(one)}" for name, one in told["covariates"].items()]
-    plan = memory_plan(n_subjects=n, shape=shape, n_maps=len(told["maps"]), dtype=next(iter(told["maps"].values())))
+    dtype, inside = next(iter(told["maps"].values())), told["mask_voxels"]
+    plan = memory_plan(n_subjects=n, shape=shape, n_maps=len(told["maps"]), dtype=dtype, mask_voxels=inside)
     some = coverage["at_least"]
     counts = f"{some['100']:,} of all subjects, {some['90']:,} of 90%, {some['50']:,} of half, {some['1']:,} of any"
     covered = [f"voxels with data: {counts}"]

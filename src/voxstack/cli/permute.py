@@ -18,6 +18,8 @@ from voxstack.inference.permute import permutation_test
 from voxstack.inference.results import TailRule
 from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Scale
 from voxstack.kernels.pvalues import Alternative
+from voxstack.memory import memory_plan
+from voxstack.models.blueprint import Missing
 from voxstack.store.open import open_cohort
 
 
@@ -58,6 +60,8 @@ def command(
     t_contrasts: tuple[str, ...],
     f_contrasts: tuple[str, ...],
     variable: str | None,
+    missing: Missing,
+    min_subjects: int | None,
     drop_missing: bool,
     mask: str | None,
     alternative: Alternative,
@@ -93,12 +97,17 @@ def command(
         cohort = open_cohort(store)
         matrix = make_design(cohort, design, drop_missing=drop_missing)
         tell_dropped(matrix.attrs.get("dropped_subjects", []))
+        if not quiet:
+            plan = memory_plan(cohort, n_contrasts=len(hypotheses), statistics=statistics or (VOXEL,))
+            click.echo(f"At most {plan.permute / 2**30:.2f} GiB of memory")
         make_folder(folder)
         result = permutation_test(
             cohort,
             matrix,
             hypotheses,
             variable=variable,
+            missing=missing,
+            min_subjects=min_subjects,
             mask=mask,
             n_permutations=permutations,
             statistics=statistics or (VOXEL,),

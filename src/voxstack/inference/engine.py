@@ -9,6 +9,7 @@ from dask.delayed import delayed
 from voxstack.blocks import Columns
 from voxstack.inference.checkpoint import Arrays, Checkpoint, digest, pack, unpack
 from voxstack.inference.hypotheses import Hypothesis
+from voxstack.inference.running import Running
 from voxstack.inference.statistics import Enhancement
 from voxstack.inference.tally import Found
 from voxstack.inference.work import largest_of_maps, map_block, tally_block
@@ -39,13 +40,17 @@ def count_voxels(
         for rows in done:
             _add(found, block, rows, unpack(checkpoint.load(f"voxels/{number}", rows), len(hypotheses)))
         left += [(number, rows) for rows in missing]
+    left.sort(key=lambda one: one[1].start)  # all blocks of some relabellings, then of the next ones
+    running = Running(hypotheses, [one.maxima for one in found], [rows for _, rows in left])
     shared, work = delayed(hypotheses, traverse=False), delayed(tally_block, pure=False)
     tasks = (Task((i, rows), work(blocks[i].values, shared, rows.start, rows.stop)) for i, rows in left)
-    for key, tallies in track(run(tasks), total=len(left), description="voxels", visible=progress):
+    bar = track(run(tasks), total=len(left), description="voxels", visible=progress, note=running.text)
+    for key, tallies in bar:
         number, rows = cast("tuple[int, range]", key)
         parts = [tally._asdict() for tally in tallies]
         checkpoint.save(f"voxels/{number}", rows, pack(parts))
         _add(found, blocks[number], rows, parts)
+        running.finish(rows)
     return found
 
 
@@ -92,10 +97,12 @@ def enhance_maps(
     for rows in done:
         _put(found, rows, unpack(checkpoint.load("maps", rows), len(hypotheses)))
     tasks = _batches(blocks, hypotheses, enhancement, left)
-    for key, parts in track(run(tasks), total=len(left), description="maps", visible=progress):
+    running = Running(hypotheses, [one.largest[enhancement.names[-1]] for one in found], left)
+    for key, parts in track(run(tasks), total=len(left), description="maps", visible=progress, note=running.text):
         rows = cast("range", key)
         checkpoint.save("maps", rows, pack(parts))
         _put(found, rows, parts)
+        running.finish(rows)
 
 
 def _put(found: Sequence[Found], rows: range, parts: Sequence[Arrays]) -> None:

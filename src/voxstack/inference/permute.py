@@ -223,7 +223,9 @@ def permutation_test(
     # Compute
     parts = columns(as_blocks(cohort[name]), inside, kept)
     work, means = _work(parts, cohort[name], hypotheses, enhancement), share()
-    batch = work.relabellings_per_batch(memory=means.memory, threads=means.threads)
+    most = max(h.number for h in hypotheses)
+    batch = work.relabellings_per_batch(most, memory=means.memory, threads=means.threads)
+    work.check(batch, memory=means.memory, threads=means.threads)
     schedule = {"window": WINDOW, "batch": batch}
     identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(parts))
     place = None if checkpoint is None else Location.of(checkpoint, storage_options)

@@ -17,6 +17,7 @@ from voxstack.kernels.permuted import Float, to_statistic
 from voxstack.kernels.pvalues import TIE
 from voxstack.kernels.suprathreshold import Sides, Suprathreshold
 from voxstack.kernels.z_table import to_z, z_table
+from voxstack.plan import LEAST_SHARE
 
 Scale = Literal["z", "stat"]
 
@@ -117,7 +118,7 @@ class Enhancement:
         """Share of a map's voxels that is to be expected in lists, generously; 1 where whole maps are needed."""
         if self.needs_heights or self.threshold is None:
             return 1.0
-        return min(max(4 * float(special.ndtr(-self.threshold)), 0.01), 0.5)
+        return min(max(4 * float(special.ndtr(-self.threshold)), LEAST_SHARE), 0.5)
 
     def heights(self, ratios: Float, hypothesis: Hypothesis) -> Float:
         """Maps to be enhanced, of ratios of any shape."""

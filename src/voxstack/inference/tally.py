@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -67,6 +68,7 @@ class Found:
 
 
 def tiles(v: int) -> Iterator[slice]:
-    """Voxels that are worked on at a time."""
-    for first in range(0, v, VOXELS):
-        yield slice(first, min(first + VOXELS, v))
+    """Voxels that are worked on at a time, in parts of much the same size."""
+    number = -(-v // VOXELS)
+    for first, last in pairwise(k * v // max(number, 1) for k in range(number + 1)):
+        yield slice(first, last)

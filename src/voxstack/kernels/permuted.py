@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstack.kernels.jit import jit
+from voxstack.kernels.jit import jit, jit_reordered
 from voxstack.kernels.pvalues import TIE
 from voxstack.kernels.suprathreshold import Suprathreshold
 
@@ -24,6 +24,7 @@ Side = Literal["greater", "less", "two-sided", "F"]
 
 _SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
 VOXELS, _VECTORS = 2048, 64  # of a tile, whose products (1 MB) stay in cache
+_LINES = 64  # voxels that are read at a time
 _EPS = float(np.finfo(np.float64).eps)
 FEW_DIGITS = 1e-2  # of a sum of squares of 1: what is left below it is computed from residuals
 _ROUNDING = 256 * _EPS  # of r and R
@@ -35,13 +36,72 @@ class Unit(NamedTuple):
     Attributes
     ----------
     values : (n, v) float64
-        Residuals, each column of unit length; NaN where `length` is.
+        Residuals, each column of unit length; NaN where `length` is. In memory one voxel comes after the other.
     length : (v,) float64
         That they had; NaN for voxels that lack a subject, or have no residuals.
     """
 
     values: Float
     length: Float
+
+
+@jit_reordered
+def product(a: Float, b: Float) -> float:
+    """Sum of products of two vectors (n,), which must hold no NaN."""
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@jit_reordered
+def _subtract(values: Float, vector: Float, times: float) -> None:
+    for i in range(values.size):
+        values[i] -= times * vector[i]
+
+
+@jit_reordered
+def _centre(values: Float) -> None:
+    # First by one of the values, so that the sum of large ones loses nothing.
+    first, total = values[0], 0.0
+    for i in range(values.size):
+        values[i] -= first
+        total += values[i]
+    for i in range(values.size):
+        values[i] -= total / values.size
+
+
+@jit
+def _read(data: NDArray[np.floating], first: int, values: Float, known: NDArray[np.bool_]) -> None:
+    # Some voxels of data (n, v), turned: a line of the data is read once for all of them.
+    for i in range(len(data)):
+        for j in range(len(values)):
+            value = data[i, first + j]
+            values[j, i] = value
+            known[j] &= np.isfinite(value)
+
+
+@jit
+def _unit_residuals(data: NDArray[np.floating], basis: Float, centred: bool, values: Float, length: Float) -> None:
+    v, n = values.shape
+    known = np.ones(v, dtype=np.bool_)
+    for first in range(0, v, _LINES):
+        _read(data, first, values[first : first + _LINES], known[first : first + _LINES])
+        for j in range(first, min(first + _LINES, v)):
+            voxel = values[j]
+            if not known[j]:
+                voxel[:], length[j] = np.nan, np.nan
+                continue
+            size = np.sqrt(product(voxel, voxel))
+            if centred:
+                _centre(voxel)
+            for _ in range(2):
+                for vector in basis:
+                    _subtract(voxel, vector, product(vector, voxel))
+            left = np.sqrt(product(voxel, voxel))
+            # What is left of a voxel that the basis explains is rounding error.
+            length[j] = left if left > 8 * n * _EPS * size else np.nan
+            voxel /= length[j]
 
 
 def unit_residuals(data: NDArray[np.floating], basis: Float) -> Unit:
@@ -54,23 +114,13 @@ def unit_residuals(data: NDArray[np.floating], basis: Float) -> Unit:
     basis : (n, r) float64
         Orthonormal columns; r may be 0.
     """
-    n = len(data)
+    n, v = data.shape
     assert basis.shape[0] == n, (data.shape, basis.shape)
-    values = data.astype(np.float64)
-    length = np.sqrt(np.einsum("nv,nv->v", values, values))
-    ones = np.full(n, n**-0.5)
-    if n - np.sum((basis.T @ np.ones(n)) ** 2) < 8 * n * _EPS:
-        # The constant is among what is taken out: without it first, nothing is lost where the mean is large.
-        values -= values[0]
-        values -= ones[:, None] * (ones @ values)
-    for _ in range(2):
-        values -= basis @ (basis.T @ values)
-    left = np.sqrt(np.einsum("nv,nv->v", values, values))
-    # What is left of a voxel that the basis explains is rounding error.
-    with np.errstate(invalid="ignore", divide="ignore"):
-        left = np.where(left > 8 * n * _EPS * length, left, np.nan)
-        values /= left
-    return Unit(values, left)
+    # The constant is among what is taken out: without it first, nothing is lost where the mean is large.
+    centred = bool(n - np.sum((basis.T @ np.ones(n)) ** 2) < 8 * n * _EPS)
+    values, length = np.empty((v, n)), np.empty(v)
+    _unit_residuals(data, np.ascontiguousarray(basis.T), centred, values, length)
+    return Unit(values.T, length)
 
 
 @jit

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels.jit import jit, jit_reordered
-from voxstack.kernels.permuted import FEW_DIGITS, Float, Side, refined, tie
+from voxstack.kernels.permuted import FEW_DIGITS, Float, Side, product, refined, tie
 from voxstack.kernels.suprathreshold import Suprathreshold
 
 Single = NDArray[np.float32]
 
-_CELLS = 2**18  # products of a tile (1 MB), which stay in cache
+_CELLS = 2**19  # products of a tile (2 MB), which stay in cache
 _TERMS = 256  # of a sum in single precision
-_BLOCK = 64  # voxels: few blocks hold any that has to be looked at again
+_BLOCK = 128  # voxels: few blocks hold any that has to be looked at again
 _LEAST_REST = 0.05  # of a residual sum of squares of 1: below, a row is computed in double precision as a whole
 _LOWEST = np.int32(-(2**31))
 
@@ -91,36 +91,17 @@ def _count(
     return doubtful, top
 
 
-@jit_reordered
-def _unsure(scores: Single, sizes: bool, least: Single, bound: np.float32, near_top: np.float32) -> np.int32:
-    # Number of scores that perhaps reach what they have to, or are perhaps the largest.
-    found = np.int32(0)
-    for j in range(scores.size):
-        score = abs(scores[j]) if sizes else scores[j]
-        perhaps = np.int32(score + bound >= least[j]) - np.int32(score - bound >= least[j])
-        found = np.int32(found + np.int32(perhaps + np.int32(score >= near_top)))
-    return found
-
-
-@jit_reordered
-def _product(a: Float, b: Float) -> float:
-    total = 0.0
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
-
-
 @jit
 def _exact(left: Float, voxel: Float, q: int, joint: bool) -> float:
     # r or R.
     rest, explained, u = 1.0, 0.0, 0.0
     for k in range(len(left)):
-        product = _product(left[k], voxel)
+        found = product(left[k], voxel)
         if k >= q:
-            rest -= product * product
+            rest -= found * found
         else:
-            explained += product * product
-            u = product
+            explained += found * found
+            u = found
     if rest < FEW_DIGITS:
         return refined(left, voxel, q, joint)
     return float(explained / rest) if joint else float(u / np.sqrt(rest))
@@ -161,6 +142,7 @@ def _decide(
 ) -> None:
     v = len(voxels)
     least, scores, used = enough.astype(np.float32), np.empty(v, dtype=np.float32), np.empty(v, dtype=np.float32)
+    doubtful, tops = np.empty((2, -(-v // _BLOCK)), dtype=np.int32)
     for i in range(len(left)):
         screened, bound = _screened(products[i], kind, delta, used, scores)
         if not screened:
@@ -170,16 +152,17 @@ def _decide(
                 counts[j] += np.int32(score >= enough[j])
                 maxima[i] = max(maxima[i], score)
             continue
-        doubtful, largest = _count(scores, kind.two_sided, least, bound, counts)
-        top = _unordered(largest)
-        near_top = np.float32(max(np.float64(top) - 2 * bound, maxima[i] - bound))
-        if not doubtful and top < near_top:
-            continue
-        for first in range(0, v, _BLOCK):
-            block = slice(first, first + _BLOCK)
-            if not _unsure(scores[block], kind.two_sided, least[block], bound, near_top):
+        largest = _LOWEST
+        for k in range(tops.size):
+            some = slice(k * _BLOCK, (k + 1) * _BLOCK)
+            doubtful[k], tops[k] = _count(scores[some], kind.two_sided, least[some], bound, counts[some])
+            largest = max(largest, tops[k])
+        near_top = np.float32(max(np.float64(_unordered(largest)) - 2 * bound, maxima[i] - bound))
+        near = _ordered(near_top)
+        for k in range(tops.size):
+            if doubtful[k] == 0 and tops[k] < near:
                 continue
-            for j in range(first, min(first + _BLOCK, v)):
+            for j in range(k * _BLOCK, min((k + 1) * _BLOCK, v)):
                 score32 = abs(scores[j]) if kind.two_sided else scores[j]
                 unsure = score32 + bound >= least[j] and not score32 - bound >= least[j]
                 if unsure or score32 >= near_top:
@@ -227,24 +210,11 @@ def _find(
     return number, voxel[:found].copy(), ratio[:found].copy()
 
 
-@jit
-def _transposed(a: Float) -> Float:
-    # In squares that stay in cache: for many subjects several times as fast as a copy line by line.
-    rows, columns = a.shape
-    turned = np.empty((columns, rows))
-    for top in range(0, rows, 32):
-        for first in range(0, columns, 32):
-            for j in range(first, min(first + 32, columns)):
-                for i in range(top, min(top + 32, rows)):
-                    turned[j, i] = a[i, j]
-    return turned
-
-
 class _Tile:
     """Some relabellings (b, m, n) at some voxels (n, v) in single precision, a part of the relabellings at a time."""
 
     def __init__(self, left: Float, unit: Float) -> None:
-        self.voxels = _transposed(unit)
+        self.voxels = np.ascontiguousarray(unit.T)
         self._left, self._unit = left.astype(np.float32), unit.astype(np.float32)
         n = len(unit)
         sums = -(-n // _TERMS)
