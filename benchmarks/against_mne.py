@@ -35,7 +35,7 @@ def measure(effort: Effort) -> tuple[dict[str, object], list[Number]]:
     with dask.config.set(num_workers=1), threadpool_limits(1):
         _check_agreement(maps, threshold)
         clusters = {
-            "voxstack": Contender(_ours(maps, _CLUSTERS), 256, 512),
+            "voxstack": Contender(_ours(maps, _CLUSTERS), 512, 4096),
             "MNE-Python": Contender(_mne(maps, threshold), 256, 512),
         }
         tfce = {

@@ -57,7 +57,7 @@ class _Comparison:
 _CLUSTERS = _Comparison(
     "cluster extent and mass",
     30,
-    (128, 256),
+    (512, WINDOW),
     (16, 64),
     {"statistics": ("cluster_extent", "cluster_mass"), "cluster_forming_p": 0.001, "connectivity": 6, "scale": "stat"},
     {"threshold": 0.002},  # of both tails
@@ -67,7 +67,7 @@ _COMPARISONS = (
     _Comparison("max-T", 12, (512, WINDOW), (64, 192)),
     _Comparison("max-T, two nuisance columns", 20, (512, WINDOW), (64, 192), n_nuisance=2),
     _CLUSTERS,
-    _Comparison("TFCE", 50, (128, 256), (4, 8), {"statistics": ("tfce",), "scale": "stat"}, {"tfce": True}),
+    _Comparison("TFCE", 50, (128, 512), (4, 8), {"statistics": ("tfce",), "scale": "stat"}, {"tfce": True}),
 )
 
 

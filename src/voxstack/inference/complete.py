@@ -9,7 +9,7 @@ from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import Enhancement
 from voxstack.inference.tally import Found, Tally, tiles
 from voxstack.kernels import permuted, pvalues, screen
-from voxstack.kernels.permuted import Float, ratios, score, tie, to_statistic, unit_residuals
+from voxstack.kernels.permuted import Float, explained, ratios, score, tie, to_statistic, unit_residuals
 from voxstack.kernels.suprathreshold import Suprathreshold, joined, stacked
 
 Values = NDArray[np.floating]
@@ -20,45 +20,35 @@ _BEYOND = {"mixed": screen.beyond, "double": permuted.beyond}
 
 def tally(values: Values, hypothesis: Hypothesis, start: int, stop: int) -> Tally:
     """Observed ratios, maxima and counts of relabellings start to stop, at values (n, v)."""
-    v = values.shape[1]
-    result = Tally.empty(v, stop - start)
-    for tile in tiles(v):
-        result.stat[tile], result.observed[tile] = _observed(values[:, tile], hypothesis)
+    v, side = values.shape[1], hypothesis.side
+    result, vectors = Tally.empty(v, stop - start), _Vectors(hypothesis, start, stop)
     result.dof[:] = hypothesis.dof
-    observed = score(result.observed, hypothesis.side)
+    for tile in tiles(v):
+        part = _Part(values[:, tile], hypothesis)
+        result.stat[tile], result.observed[tile] = part.stat, part.observed
+        if not len(part.known):
+            continue
+        counts, observed = np.zeros(len(part.known), dtype=np.int64), score(part.observed[part.known], side)
+        for rows, some in vectors:
+            _TALLY[hypothesis.precision](some, hypothesis.rank, part.unit, side, observed, result.maxima[rows], counts)
+        result.counts[tile.start + part.known] = counts
     if start == 0:  # the identity is that of the model itself, whatever a method does
-        result.counts[~np.isnan(observed)] = 1
-        result.maxima[0] = np.nanmax(observed, initial=-np.inf)
-    for rows, vectors in _vectors(hypothesis, start, stop):
-        for tile in tiles(v):
-            known = ~np.isnan(observed[tile])
-            if not known.any():
-                continue
-            unit = unit_residuals(values[:, tile][:, known], hypothesis.residuals).values
-            counts = np.zeros(unit.shape[1], dtype=np.int64)
-            _TALLY[hypothesis.precision](
-                vectors, hypothesis.rank, unit, hypothesis.side, observed[tile][known], result.maxima[rows], counts
-            )
-            result.counts[tile][known] += counts
+        result.counts[~np.isnan(result.observed)] += 1
+        result.maxima[0] = np.nanmax(score(result.observed, side), initial=-np.inf)
     return result
 
 
 def heights(values: Values, hypothesis: Hypothesis, enhancement: Enhancement, start: int, stop: int) -> Float:
     """Maps (b, v) to be enhanced, of relabellings start to stop; NaN where there is nothing to test."""
-    v = values.shape[1]
+    v, vectors = values.shape[1], _Vectors(hypothesis, start, stop)
     found = np.full((max(stop - start, 0), v), np.nan)
-    vectors = list(_vectors(hypothesis, start, stop))
     for tile in tiles(v):
-        _, observed = _observed(values[:, tile], hypothesis)
-        known = ~np.isnan(observed)
-        if not known.any():
-            continue
-        part = np.empty((len(found), int(known.sum())))
-        part[:1] = observed[known]  # or what is computed next, where the identity is not among these
-        unit = unit_residuals(values[:, tile][:, known], hypothesis.residuals).values
+        part = _Part(values[:, tile], hypothesis)
+        ratio = np.empty((len(found), len(part.known)))
+        ratio[:1] = part.observed[part.known]  # or what is computed next, where the identity is not among these
         for rows, some in vectors:
-            part[rows] = ratios(some, hypothesis.rank, unit, hypothesis.side == "F")
-        found[:, tile][:, known] = enhancement.heights(part, hypothesis)
+            ratio[rows] = ratios(some, hypothesis.rank, part.unit, hypothesis.side == "F")
+        found[:, tile.start + part.known] = enhancement.heights(ratio, hypothesis)
     return found
 
 
@@ -66,20 +56,19 @@ def suprathreshold(
     values: Values, hypothesis: Hypothesis, enhancement: Enhancement, start: int, stop: int
 ) -> Suprathreshold:
     """Voxels of these maps that reach the cluster-forming threshold."""
-    least, side, places, parts = enhancement.least_ratio(hypothesis), hypothesis.side, [], []
-    vectors = list(_vectors(hypothesis, start, stop))
+    least, side, rank = enhancement.least_ratio(hypothesis), hypothesis.side, hypothesis.rank
+    vectors, places, parts = _Vectors(hypothesis, start, stop), [], []
     for tile in tiles(values.shape[1]):
-        _, observed = _observed(values[:, tile], hypothesis)
-        known = np.flatnonzero(~np.isnan(observed))
-        unit = unit_residuals(values[:, tile][:, known], hypothesis.residuals).values
-        found = [Suprathreshold.none(0)]
+        part = _Part(values[:, tile], hypothesis)
+        found = []
         if start == 0 < stop:
-            voxel = np.flatnonzero(score(observed[known], side) >= least)
-            found.append(Suprathreshold(np.array([len(voxel)]), voxel.astype(np.int32), observed[known][voxel]))
-        found += [_BEYOND[hypothesis.precision](some, hypothesis.rank, unit, side, least) for _, some in vectors]
-        places.append(known + tile.start)
+            observed = part.observed[part.known]
+            voxel = np.flatnonzero(score(observed, side) >= least)
+            found.append(Suprathreshold(np.array([len(voxel)]), voxel.astype(np.int32), observed[voxel]))
+        found += [_BEYOND[hypothesis.precision](some, rank, part.unit, side, least) for _, some in vectors]
+        places.append(tile.start + part.known)
         parts.append(stacked(found))
-    ratio = joined(parts, places)
+    ratio = joined(parts, places) if parts else Suprathreshold.none(max(stop - start, 0))
     return enhancement.narrow(ratio._replace(value=enhancement.heights(ratio.value, hypothesis)), hypothesis)
 
 
@@ -105,22 +94,50 @@ def observed_map(found: Found, hypothesis: Hypothesis, enhancement: Enhancement)
     return enhancement.heights(found.observed, hypothesis)
 
 
-def _observed(values: Values, hypothesis: Hypothesis) -> tuple[Float, Float]:
-    """t or F of the identity, and r or R; NaN where the model leaves no residuals.
+class _Part:
+    """Voxels of a tile, values (n, v), and their model under the identity.
 
-    t and F come from the residuals themselves: of r close to 1 what is missing to 1 would have few digits.
+    Attributes
+    ----------
+    stat, observed : (v,) float64
+        t or F, and r or R; NaN where the model leaves no residuals.
+    known : (k,) int64
+        Voxels where it leaves some.
+    unit : (n, k) float64
+        The residuals of these voxels that are relabelled.
     """
-    basis, vectors = hypothesis.partition.nuisance, hypothesis.partition.effect.T[None]
-    joint, rank = hypothesis.side == "F", hypothesis.rank
-    reduced, whole = unit_residuals(values, basis), unit_residuals(values, hypothesis.partition.model)
-    effects = vectors[0] @ reduced.values * reduced.length
-    with np.errstate(over="ignore"):
-        scaled = effects * np.sqrt(hypothesis.dof) / whole.length
-        stat = np.sum(scaled**2, axis=0) / rank if joint else scaled[0]
-    return stat, np.where(np.isnan(whole.length), np.nan, ratios(vectors, rank, reduced.values, joint)[0])
+
+    def __init__(self, values: Values, hypothesis: Hypothesis) -> None:
+        partition, joint = hypothesis.partition, hypothesis.side == "F"
+        reduced = unit_residuals(values, partition.nuisance)
+        # t and F come from what is left itself: of r close to 1 what is missing to 1 would have few digits.
+        products, left = explained(reduced, partition.effect)
+        with np.errstate(over="ignore"):
+            scaled = products * np.sqrt(hypothesis.dof) / left
+            self.stat = np.sum(scaled**2, axis=0) / hypothesis.rank if joint else scaled[0]
+        self.observed = np.where(np.isnan(left), np.nan, np.sum(products**2, axis=0) if joint else products[0])
+        self.known = np.flatnonzero(~np.isnan(left))
+        if hypothesis.relabels_reduced:
+            all_known = len(self.known) == len(left)
+            self.unit = reduced.values if all_known else reduced.values.T[self.known].T
+        else:
+            self.unit = unit_residuals(values[:, self.known], hypothesis.residuals).values
 
 
-def _vectors(hypothesis: Hypothesis, start: int, stop: int) -> Iterator[tuple[slice, Float]]:
-    """Vectors of relabelled models but for the identity, some at a time, and which of the relabellings they are."""
-    for begin, end in hypothesis.batches(start, stop):
-        yield slice(begin - start, end - start), hypothesis.vectors(begin, end)
+class _Vectors:
+    """Vectors of relabelled models but for the identity, some at a time, and which of the relabellings they are.
+
+    They are made anew each time that they are gone through, unless they are few enough to be kept.
+    """
+
+    def __init__(self, hypothesis: Hypothesis, start: int, stop: int) -> None:
+        self._hypothesis, self._start = hypothesis, start
+        self._batches = list(hypothesis.batches(start, stop))
+        self._kept = list(self._made()) if len(self._batches) == 1 else None
+
+    def __iter__(self) -> Iterator[tuple[slice, Float]]:
+        return self._made() if self._kept is None else iter(self._kept)
+
+    def _made(self) -> Iterator[tuple[slice, Float]]:
+        for begin, end in self._batches:
+            yield slice(begin - self._start, end - self._start), self._hypothesis.vectors(begin, end)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError
 from voxstack.inference.explanation import check_relabellings, describe_blocks, warn_without_block_effects
-from voxstack.inference.methods import METHODS, relabelled_effect
+from voxstack.inference.methods import METHODS, reduced, relabelled_effect
 from voxstack.kernels.basis import Basis
 from voxstack.kernels.exchangeability import Tree, orbits
 from voxstack.kernels.partition import Float, Partition, divide, without_rounding
@@ -84,6 +84,11 @@ class Hypothesis:
     def residuals(self) -> Float:
         """Basis of what is taken out of the data that are relabelled."""
         return METHODS[self.method].residuals(self.partition)
+
+    @property
+    def relabels_reduced(self) -> bool:
+        """Whether what is relabelled are the residuals of Z, which the observed statistic needs, too."""
+        return METHODS[self.method].residuals is reduced
 
     @property
     def refits_nuisance(self) -> bool:

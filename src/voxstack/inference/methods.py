@@ -84,7 +84,7 @@ def _same_nuisance(partition: Partition, permutations: NDArray[np.integer], sign
     return np.ascontiguousarray(np.broadcast_to(Z, (len(permutations), *Z.shape)))
 
 
-def _reduced(partition: Partition) -> Float:
+def reduced(partition: Partition) -> Float:
     """Residuals of the model without X."""
     return partition.nuisance
 
@@ -102,11 +102,11 @@ def _still(partition: Partition) -> Float:
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Method("freedman-lane", _reduced, _whole_model, _relabelled_nuisance),
-        Method("draper-stoneman", _reduced, _effect_beside_nuisance, _same_nuisance, rows="effect"),
-        Method("dekker", _reduced, _effect_beside_nuisance, _same_nuisance),
+        Method("freedman-lane", reduced, _whole_model, _relabelled_nuisance),
+        Method("draper-stoneman", reduced, _effect_beside_nuisance, _same_nuisance, rows="effect"),
+        Method("dekker", reduced, _effect_beside_nuisance, _same_nuisance),
         Method("manly", _still, _whole_model, _relabelled_nuisance),
         Method("ter-braak", _full, _whole_model, _relabelled_nuisance),
-        Method("still-white", _reduced, relabelled_effect, None, rows="effect"),
+        Method("still-white", reduced, relabelled_effect, None, rows="effect"),
     )
 }

@@ -187,6 +187,30 @@ class Maps(NamedTuple):
     suprathreshold: Suprathreshold | None
 
 
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """Whole maps of one hypothesis, and how they are enhanced."""
+
+    maps: Maps
+    enhancement: Enhancement
+    hypothesis: Hypothesis
+
+    @cached_property
+    def largest_clusters(self) -> tuple[Float, Float]:
+        """Largest extent and mass of each map, (b,) each."""
+        assert self.maps.suprathreshold is not None
+        apart = self.enhancement.sides(self.hypothesis) == "signed"
+        extent, mass = clusters.largest(self.maps.suprathreshold, self.enhancement.cluster_neighbours, apart=apart)
+        return extent.astype(np.float64), mass
+
+    @property
+    def largest_tfce(self) -> Float:
+        """Largest value of each map, (b,)."""
+        assert self.maps.heights is not None
+        how = self.enhancement
+        return tfce.largest(self.maps.heights, how.tfce_neighbours, **how.enhancing(self.hypothesis))
+
+
 @dataclass(frozen=True)
 class Statistic:
     """A statistic that enhances whole maps and takes their maximum.
@@ -198,25 +222,19 @@ class Statistic:
     enhance
         (map (v,), enhancement, hypothesis) -> (v,); 0 where nothing is enhanced.
     largest
-        (maps, enhancement, hypothesis) -> largest enhanced value of each (b,).
+        whole maps -> largest enhanced value of each (b,).
     of
         What of the maps it is made of.
     """
 
     name: str
     enhance: Callable[[Float, Enhancement, Hypothesis], Float]
-    largest: Callable[[Maps, Enhancement, Hypothesis], Float]
+    largest: Callable[[Whole], Float]
     of: Literal["heights", "suprathreshold"]
 
 
 def _clusters(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> tuple[NDArray[np.int64], Float]:
     return clusters.extent_and_mass(enhancement.label(map_, hypothesis), map_)
-
-
-def _largest_clusters(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> tuple[NDArray[np.int64], Float]:
-    assert maps.suprathreshold is not None
-    apart = enhancement.sides(hypothesis) == "signed"
-    return clusters.largest(maps.suprathreshold, enhancement.cluster_neighbours, apart=apart)
 
 
 def _extent(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
@@ -227,21 +245,8 @@ def _mass(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Floa
     return _clusters(map_, enhancement, hypothesis)[1]
 
 
-def _largest_extent(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
-    return _largest_clusters(maps, enhancement, hypothesis)[0].astype(np.float64)
-
-
-def _largest_mass(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
-    return _largest_clusters(maps, enhancement, hypothesis)[1]
-
-
 def _tfce(map_: Float, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
     return tfce.enhance(map_, enhancement.tfce_neighbours, **enhancement.enhancing(hypothesis))
-
-
-def _largest_tfce(maps: Maps, enhancement: Enhancement, hypothesis: Hypothesis) -> Float:
-    assert maps.heights is not None
-    return tfce.largest(maps.heights, enhancement.tfce_neighbours, **enhancement.enhancing(hypothesis))
 
 
 VOXEL = "voxel"
@@ -250,9 +255,9 @@ VOXEL = "voxel"
 STATISTICS: Mapping[str, Statistic] = {
     statistic.name: statistic
     for statistic in (
-        Statistic("cluster_extent", _extent, _largest_extent, of="suprathreshold"),
-        Statistic("cluster_mass", _mass, _largest_mass, of="suprathreshold"),
-        Statistic("tfce", _tfce, _largest_tfce, of="heights"),
+        Statistic("cluster_extent", _extent, lambda whole: whole.largest_clusters[0], of="suprathreshold"),
+        Statistic("cluster_mass", _mass, lambda whole: whole.largest_clusters[1], of="suprathreshold"),
+        Statistic("tfce", _tfce, lambda whole: whole.largest_tfce, of="heights"),
     )
 }
 

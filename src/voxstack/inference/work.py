@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from voxstack.inference.cases import CASES
 from voxstack.inference.hypotheses import Hypothesis
-from voxstack.inference.statistics import STATISTICS, Enhancement, Maps
+from voxstack.inference.statistics import STATISTICS, Enhancement, Maps, Whole
 from voxstack.inference.tally import Tally
 from voxstack.kernels.permuted import Float
 from voxstack.kernels.suprathreshold import joined
@@ -68,12 +68,12 @@ def largest_of_maps(
     """
     found = []
     for row, hypothesis in enumerate(hypotheses):
-        whole = _whole([piece[row] for piece in pieces], numbers)
-        found.append({name: STATISTICS[name].largest(whole, enhancement, hypothesis) for name in enhancement.names})
+        whole = Whole(_joined([piece[row] for piece in pieces], numbers), enhancement, hypothesis)
+        found.append({name: STATISTICS[name].largest(whole) for name in enhancement.names})
     return found
 
 
-def _whole(pieces: Sequence[Maps], numbers: Sequence[NDArray[np.int64]]) -> Maps:
+def _joined(pieces: Sequence[Maps], numbers: Sequence[NDArray[np.int64]]) -> Maps:
     dense = [piece.heights for piece in pieces if piece.heights is not None]
     lists = [piece.suprathreshold for piece in pieces if piece.suprathreshold is not None]
     heights = None

@@ -39,10 +39,13 @@ class Unit(NamedTuple):
         Residuals, each column of unit length; NaN where `length` is. In memory one voxel comes after the other.
     length : (v,) float64
         That they had; NaN for voxels that lack a subject, or have no residuals.
+    size : (v,) float64
+        Length of the data.
     """
 
     values: Float
     length: Float
+    size: Float
 
 
 @jit_reordered
@@ -82,7 +85,9 @@ def _read(data: NDArray[np.floating], first: int, values: Float, known: NDArray[
 
 
 @jit
-def _unit_residuals(data: NDArray[np.floating], basis: Float, centred: bool, values: Float, length: Float) -> None:
+def _unit_residuals(
+    data: NDArray[np.floating], basis: Float, centred: bool, values: Float, length: Float, size: Float
+) -> None:
     v, n = values.shape
     known = np.ones(v, dtype=np.bool_)
     for first in range(0, v, _LINES):
@@ -90,9 +95,9 @@ def _unit_residuals(data: NDArray[np.floating], basis: Float, centred: bool, val
         for j in range(first, min(first + _LINES, v)):
             voxel = values[j]
             if not known[j]:
-                voxel[:], length[j] = np.nan, np.nan
+                voxel[:], length[j], size[j] = np.nan, np.nan, np.nan
                 continue
-            size = np.sqrt(product(voxel, voxel))
+            size[j] = np.sqrt(product(voxel, voxel))
             if centred:
                 _centre(voxel)
             for _ in range(2):
@@ -100,7 +105,7 @@ def _unit_residuals(data: NDArray[np.floating], basis: Float, centred: bool, val
                     _subtract(voxel, vector, product(vector, voxel))
             left = np.sqrt(product(voxel, voxel))
             # What is left of a voxel that the basis explains is rounding error.
-            length[j] = left if left > 8 * n * _EPS * size else np.nan
+            length[j] = left if left > 8 * n * _EPS * size[j] else np.nan
             voxel /= length[j]
 
 
@@ -118,9 +123,51 @@ def unit_residuals(data: NDArray[np.floating], basis: Float) -> Unit:
     assert basis.shape[0] == n, (data.shape, basis.shape)
     # The constant is among what is taken out: without it first, nothing is lost where the mean is large.
     centred = bool(n - np.sum((basis.T @ np.ones(n)) ** 2) < 8 * n * _EPS)
-    values, length = np.empty((v, n)), np.empty(v)
-    _unit_residuals(data, np.ascontiguousarray(basis.T), centred, values, length)
-    return Unit(values.T, length)
+    values, length, size = np.empty((v, n)), np.empty(v), np.empty(v)
+    _unit_residuals(data, np.ascontiguousarray(basis.T), centred, values, length, size)
+    return Unit(values.T, length, size)
+
+
+@jit
+def _explained(values: Float, nothing: Float, basis: Float, products: Float, left: Float) -> None:
+    voxel = np.empty(basis.shape[1])
+    for j in range(len(values)):
+        products[:, j] = left[j] = np.nan
+        if np.isnan(nothing[j]):
+            continue
+        voxel[:] = values[j]
+        for k in range(len(basis)):
+            products[k, j] = product(basis[k], voxel)
+        for _ in range(2):
+            for vector in basis:
+                _subtract(voxel, vector, product(vector, voxel))
+        length = np.sqrt(product(voxel, voxel))
+        left[j] = length if length > nothing[j] else np.nan
+
+
+def explained(unit: Unit, basis: Float) -> tuple[Float, Float]:
+    """What more vectors explain of residuals of unit length.
+
+    Parameters
+    ----------
+    unit
+        Of `unit_residuals`.
+    basis : (n, q) float64
+        Orthonormal columns.
+
+    Returns
+    -------
+    products : (q, v) float64
+        With the residuals; NaN where there are none.
+    left : (v,) float64
+        Length of what the vectors do not explain, NaN where that is rounding error of the data.
+    """
+    (n, v), q = unit.values.shape, basis.shape[1]
+    products, left = np.empty((q, v)), np.empty(v)
+    with np.errstate(invalid="ignore"):
+        nothing = 8 * n * _EPS * unit.size / unit.length
+    _explained(unit.values.T, nothing, np.ascontiguousarray(basis.T), products, left)
+    return products, left
 
 
 @jit

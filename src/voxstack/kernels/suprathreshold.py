@@ -102,6 +102,25 @@ def stacked(parts: Sequence[Suprathreshold]) -> Suprathreshold:
 
 
 @jit
+def _place(
+    number: NDArray[np.int64],
+    voxel: NDArray[np.int32],
+    value: Float,
+    numbers: NDArray[np.int32],
+    at: NDArray[np.int64],
+    voxels: NDArray[np.int32],
+    values: Float,
+) -> None:
+    # One part's voxels into the lists of all, behind those of the parts before.
+    start = 0
+    for i in range(number.size):
+        for j in range(number[i]):
+            voxels[at[i]], values[at[i]] = numbers[voxel[start + j]], value[start + j]
+            at[i] += 1
+        start += number[i]
+
+
+@jit
 def _sort(number: NDArray[np.int64], voxel: NDArray[np.int32], value: Float) -> None:
     start = 0
     for m in number:
@@ -113,10 +132,10 @@ def _sort(number: NDArray[np.int64], voxel: NDArray[np.int32], value: Float) -> 
 
 def joined(parts: Sequence[Suprathreshold], voxels: Sequence[NDArray[np.integer]]) -> Suprathreshold:
     """Lists of the same maps at several parts of the voxels as one; `voxels` are the numbers of each part's voxels."""
-    rows = np.concatenate([np.repeat(np.arange(len(part.number)), part.number) for part in parts])
-    order = np.argsort(rows, kind="stable")
-    voxel = np.concatenate([numbers[part.voxel] for part, numbers in zip(parts, voxels, strict=True)])
-    value = np.concatenate([part.value for part in parts])
-    found = Suprathreshold(np.sum([part.number for part in parts], axis=0), voxel.astype(np.int32)[order], value[order])
-    _sort(*found)
-    return found
+    number = np.sum([part.number for part in parts], axis=0)
+    voxel, value = np.empty(number.sum(), dtype=np.int32), np.empty(number.sum())
+    at = np.cumsum(number) - number
+    for part, numbers in zip(parts, voxels, strict=True):
+        _place(*part, numbers.astype(np.int32), at, voxel, value)
+    _sort(number, voxel, value)
+    return Suprathreshold(number, voxel, value)
