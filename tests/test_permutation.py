@@ -1,5 +1,6 @@
 """`permutation_test` against brute force: every relabelling, fitted by the book."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -389,3 +390,22 @@ def test_contrasts_are_not_joined_by_relabellings_of_their_own(method: str) -> N
     maps = np.random.default_rng(8).normal(size=(8, *SHAPE))
     with pytest.raises(DesignError, match="share their relabellings"):
         run(cohort_of(maps), TWO_BY_TWO, {"t": [0, 1, 0], "another t": [0, 0, 1]}, method=method, joint=True)
+
+
+@pytest.mark.parametrize("dh", [None, "auto", 0.5])
+def test_tfce_of_t_where_a_relabelling_separates_the_data_perfectly(dh: Any) -> None:
+    """Binary data: t is infinite under some relabellings, which are the largest."""
+    rng = np.random.default_rng(2)
+    maps = rng.integers(0, 2, (6, 4, 3, 2)).astype(float)
+    group = np.array([0, 0, 0, 1, 1, 1.0])
+    maps[:, 0, 0, 0] = [0, 0, 1, 1, 1, 0]
+    design = np.column_stack([np.ones(6), group])
+    options = {"statistics": ["voxel", "tfce"], "tfce": vx.TFCE(dh=dh), "scale": "stat"}
+    result = run(cohort_of(maps), design, {"group": [0, 1]}, **options).sel(contrast="group")
+    null = result["null_max"].sel(statistic="tfce").values
+    assert np.isfinite(null).all()
+    perfect = [
+        any(np.ptp(y[list(b)]) == np.ptp(np.delete(y, list(b))) == 0 < np.ptp(y) for y in maps.reshape(6, -1).T)
+        for b in itertools.combinations(range(6), 3)
+    ]
+    assert 0 < sum(perfect) == (null > 1e3).sum()

@@ -1,6 +1,7 @@
 """The command line: a skin over the public functions."""
 
 import importlib
+import os
 import sys
 import warnings
 from io import TextIOWrapper
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 import click
 
 from voxstack._version import __version__
+from voxstack.cli.blas import choose_kernels
 from voxstack.errors import VoxstackError, VoxstackWarning
 
 _VERBS = {
@@ -52,6 +54,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: a user's mistake ends with exit code 2 and one paragraph on stderr."""
+    choose_kernels(os.environ)
     warnings.showwarning = _show_warning
     if isinstance(sys.stdout, TextIOWrapper):  # names may have letters that the terminal, or a pipe, has not
         sys.stdout.reconfigure(errors="backslashreplace")
