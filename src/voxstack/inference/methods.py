@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstack.kernels.partition import Float, Partition
+from voxstack.kernels.partition import Float, Partition, relabelled
 
 _NOTHING = 1e-10  # of a unit vector: rounding error
 
@@ -44,25 +44,20 @@ class Method:
     rows: Literal["model", "effect"] = "model"
 
 
-def _relabelled(basis: Float, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
-    """(b, k, n) of (n, k)."""
-    return np.ascontiguousarray(np.swapaxes(basis[permutations] * signs[:, :, None], 1, 2))
-
-
 def _whole_model(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """X and Z relabelled together; of Z what no permutation changes has products of 0 with the residuals."""
-    return _relabelled(np.hstack([partition.effect, partition.moving]), permutations, signs)
+    return relabelled(np.hstack([partition.effect, partition.moving]), permutations, signs)
 
 
 def relabelled_effect(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """X relabelled, without Z."""
-    return _relabelled(partition.effect, permutations, signs)
+    return relabelled(partition.effect, permutations, signs)
 
 
 def _effect_beside_nuisance(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """X relabelled, without what Z as it is explains of it."""
     Z = partition.nuisance
-    vectors = _relabelled(partition.effect, permutations, signs)
+    vectors = relabelled(partition.effect, permutations, signs)
     for _ in range(2):
         vectors -= (vectors @ Z) @ Z.T
     if vectors.shape[1] == 1:
@@ -75,7 +70,7 @@ def _effect_beside_nuisance(partition: Partition, permutations: NDArray[np.integ
 
 def _relabelled_nuisance(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:
     """Z relabelled with X."""
-    return _relabelled(partition.nuisance, permutations, signs)
+    return relabelled(partition.nuisance, permutations, signs)
 
 
 def _same_nuisance(partition: Partition, permutations: NDArray[np.integer], signs: NDArray[Any]) -> Float:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels.basis import Basis
+from voxstack.kernels.jit import jit
 
 Float = NDArray[np.float64]
 
@@ -73,6 +74,33 @@ def divide(basis: Basis, weights: Float, orbits: NDArray[np.int64] | None) -> Pa
         nuisance = nuisance @ directions[::-1].T
         still = nuisance.shape[1] - int(np.sum(sizes > _SAME))
     return Partition(basis.rows @ axes[:, :q], nuisance[:, :still], nuisance[:, still:])
+
+
+@jit
+def _relabelled(basis: Float, permutations: NDArray[np.integer], signs: NDArray[np.integer], found: Float) -> None:
+    b, k, n = found.shape
+    for i in range(b):
+        for a in range(k):
+            for j in range(n):
+                found[i, a, j] = basis[a, permutations[i, j]] * signs[i, j]
+
+
+def relabelled(basis: Float, permutations: NDArray[np.integer], signs: NDArray[np.integer]) -> Float:
+    """Relabelled bases.
+
+    Parameters
+    ----------
+    basis : (n, k) float64
+    permutations, signs : (b, n)
+        Of the rows.
+
+    Returns
+    -------
+    (b, k, n) float64
+    """
+    found = np.empty((len(permutations), basis.shape[1], len(basis)))
+    _relabelled(np.ascontiguousarray(basis.T), permutations, signs, found)
+    return found
 
 
 def without_rounding(rows: Float) -> Float:

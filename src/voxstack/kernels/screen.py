@@ -2,7 +2,7 @@
 
 A product of two vectors of unit length that is summed in single precision, in whatever order, differs from the exact
 one by no more than (n + 2) 2^-24 (Higham 2002, Accuracy and Stability of Numerical Algorithms, section 3.1, with the
-rounding of both vectors); sums of more than 256 terms are sums of shorter ones, which add one rounding each. From that
+rounding of both vectors); sums of more than 512 terms are sums of shorter ones, which add one rounding each. From that
 follows a bound of the error of r and R. Whatever lies closer to the observed value than this bound, or to a row's
 maximum, is computed anew in double precision; all else cannot change.
 """
@@ -20,7 +20,8 @@ from voxstack.kernels.suprathreshold import Suprathreshold
 Single = NDArray[np.float32]
 
 _CELLS = 2**19  # products of a tile (2 MB), which stay in cache
-_TERMS = 256  # of a sum in single precision
+_ROWS = 1024  # vectors of a tile that are enough
+_TERMS = 512  # of a sum in single precision
 _BLOCK = 128  # voxels: few blocks hold any that has to be looked at again
 _LEAST_REST = 0.05  # of a residual sum of squares of 1: below, a row is computed in double precision as a whole
 _LOWEST = np.int32(-(2**31))
@@ -224,7 +225,8 @@ class _Tile:
     def parts(self) -> Iterator[tuple[slice, Single]]:
         """Relabellings, and their products (b, m, v), whose memory is used again for the next ones."""
         (b, m, n), v = self._left.shape, self._unit.shape[1]
-        step = max(_CELLS // (m * v), 1)
+        # Of long vectors many at a time, or else putting the data into the order of products takes as long as these.
+        step = max(_CELLS // (m * v), min(n, _ROWS) // m, 1)
         room, part = np.empty((2, step * m, v), dtype=np.float32)
         for start in range(0, b, step):
             some = slice(start, min(start + step, b))
