@@ -133,9 +133,10 @@ def test_command_line_page_lists_every_verb_and_option_and_no_other() -> None:
 
 
 def test_readme_quotes_the_benchmarks() -> None:
-    """The table is that of the last run whose numbers are kept."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert (ROOT / "benchmarks/results/benchmarks.md").read_text(encoding="utf-8") in readme
-    numbers = json.loads((ROOT / "benchmarks/results/benchmarks.json").read_text(encoding="utf-8"))["numbers"]
+    """The tables are those of the last runs whose numbers are kept."""
+    readme, numbers = (ROOT / "README.md").read_text(encoding="utf-8"), []
+    for name in ("benchmarks", "permutation"):
+        assert (ROOT / f"benchmarks/results/{name}.md").read_text(encoding="utf-8") in readme
+        numbers += json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))["numbers"]
     rows = re.findall(r"^\| (.+?) \| (.+?) \| at (?:least|most) .+? \| (missed)? ?\|$", readme, flags=re.M)
     assert [(name, bool(missed)) for name, _, missed in rows] == [(n["name"], not n["reached"]) for n in numbers]

@@ -194,11 +194,12 @@ class PermutationWork:
         """Relabellings whose maps one task holds, a power of 2 that fits.
 
         Of a test of so many relabellings: whole maps take long to be enhanced, so there are several batches for each
-        thread, of up to 256 relabellings. Lists do not, and larger batches read the data less often.
+        thread, of 16 to 256 relabellings. Lists do not, and larger batches read the data less often.
         """
-        most, batches = (256, 4 * threads) if self.suprathreshold == 1 else (WINDOW, 2)
-        batch = most
-        while batch > 1 and (batch * batches > number or self.needs(batch, threads) > memory):
+        least, batch, batches = (16, 256, 4 * threads) if self.suprathreshold == 1 else (256, WINDOW, 2)
+        while batch > least and batch * batches > number:
+            batch //= 2
+        while batch > 1 and self.needs(batch, threads) > memory:
             batch //= 2
         return batch
 

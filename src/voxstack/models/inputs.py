@@ -71,7 +71,10 @@ def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.boo
             raise InputError(f"The mask has the shape {given.shape}, the cohort's grid {inside.shape}.")
         inside = inside & (np.nan_to_num(given.astype(float)) != 0)
     if not inside.any():
-        raise InputError("No voxel is left in the mask.")
+        raise InputError(
+            "No voxel is left in the mask. If none has data of every subject, give `stack` or `from_arrays` a mask=, "
+            "or `stack` the fraction of subjects that must have data."
+        )
     return inside
 
 
