@@ -13,7 +13,7 @@ import brute_force
 import voxstack as vx
 from brute_force import METHODS, Case, Float, Integers
 from permuted_cohorts import run
-from random_cohorts import cohort_of
+from random_cohorts import cohort_of, rechunked
 from voxstack.errors import InputError
 
 ALTERNATIVES = ("two-sided", "greater", "less")
@@ -155,6 +155,52 @@ def test_every_method_finds_what_brute_force_does(
         # An F of 0, or a perfect fit, is one but for rounding, so that z is infinite or large.
         same(*(np.sort(np.clip(null, -5, 5)) for null in (result["null_max"].values.ravel(), maxima)))
         same_p(result["voxel_p_fwe"].values.ravel(), brute_force.p_corrected(scores[0], maxima))
+
+
+@pytest.mark.parametrize("names", [["cluster_extent", "cluster_mass"], ["cluster_mass", "tfce"]])
+@pytest.mark.parametrize("kind", ["permute", "flip"])
+@pytest.mark.parametrize("alternative", ["greater", "less"])
+def test_clusters_and_tfce_are_of_z(names: list[str], kind: str, alternative: str) -> None:
+    """Small thresholds, so that many voxels reach them; an exhaustive test of groups, or of a mean."""
+    rng = np.random.default_rng(len(alternative) + len(kind))
+    n, tfce = 6, vx.TFCE(connectivity=18)
+    design = design_of(rng, "groups" if kind == "permute" else "mean", n)
+    weights = [-1, 1] if kind == "permute" else [1]
+    maps = patchy_maps(rng, n, 0.1, 0.5)
+    case = Case(design, np.atleast_2d(weights), "t", kind, brute_force.free(n), "freedman-lane", alternative)
+    scores = z_scores(maps.reshape(n, -1), case)
+    options = {"statistics": names, "cluster_forming_z": 0.5, "connectivity": 18, "tfce": tfce, "relabelling": kind}
+    cohort = cohort_of(rechunked(maps, rng))
+    result = run(cohort, design, {"c": weights}, missing="available", alternative=alternative, **options).isel(
+        contrast=0
+    )
+    enhance = {
+        "cluster_extent": partial(brute_force.clusters, threshold=0.5, connectivity=18, mass=False),
+        "cluster_mass": partial(brute_force.clusters, threshold=0.5, connectivity=18, mass=True),
+        "tfce": partial(brute_force.tfce, connectivity=18, E=tfce.E, H=tfce.H),
+    }
+    for name in names:
+        maps_of = [enhance[name](np.nan_to_num(np.maximum(one, 0)).reshape(SHAPE)) for one in scores]
+        maxima = np.max(maps_of, axis=(1, 2, 3))
+        observed = np.where(np.isnan(scores[0].reshape(SHAPE)), np.nan, maps_of[0])
+        same(np.abs(result[name]), observed)
+        same(np.sort(result["null_max"].sel(statistic=name)), np.sort(maxima))
+        same_p(result[f"{name}_p_fwe"].values, brute_force.p_corrected(observed, maxima))
+
+
+@given(seed=seeds, precision=st.sampled_from(["mixed", "double"]))
+@settings(deadline=None, max_examples=8)
+def test_chunks_and_precision_change_nothing(seed: int, precision: str) -> None:
+    rng = np.random.default_rng(seed)
+    n = 14
+    maps, design = patchy_maps(rng, n, 0.15, 2.0), design_of(rng, "groups and slope", n)
+    hypotheses = {"t": [1, -1, 0], "F": [[1, -1, 0], [0, 0, 1]]}
+    options = {"missing": "available", "n_permutations": 60, "joint": True}
+    whole = run(cohort_of(maps), design, hypotheses, precision="double", **options)
+    parts = run(cohort_of(rechunked(maps, rng)), design, hypotheses, precision=precision, **options)
+    for name in ("p_uncorrected", "voxel_p_fwe", "voxel_p_fwe_joint"):
+        np.testing.assert_array_equal(parts[name], whole[name])
+    np.testing.assert_allclose(parts["null_max"], whole["null_max"], rtol=1e-12, atol=1e-12)
 
 
 def test_statistics_are_those_of_the_fit_to_available_cases() -> None:
