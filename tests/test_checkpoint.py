@@ -119,7 +119,7 @@ def test_a_longer_run_goes_further(tmp_path: Path, first: int, more: int) -> Non
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seed": 1}, "the data changed"),
+        ({"seed": 1}, "the data, or their chunks, changed"),
         ({"design": "~ age + I(age**2)"}, "formula was '~ age' and is .*the design changed"),
         ({"alternative": "less"}, "alternative was 'two-sided' and is 'less'"),
         ({"cluster_forming_p": 0.01}, "cluster_forming_z was 1.64.* and is 2.32"),

@@ -409,3 +409,20 @@ def test_tfce_of_t_where_a_relabelling_separates_the_data_perfectly(dh: Any) -> 
         for b in itertools.combinations(range(6), 3)
     ]
     assert 0 < sum(perfect) == (null > 1e3).sum()
+
+
+@pytest.mark.parametrize("precision", ["mixed", "double"])
+@pytest.mark.parametrize("names", [["cluster_extent"], ["cluster_mass", "tfce"]])
+def test_parts_of_the_mask_without_anything_to_test(precision: str, names: list[str]) -> None:
+    """Background of zeros in a loose mask, in chunks of its own; and a cohort that has nothing else."""
+    maps = np.random.default_rng(0).normal(size=(8, 6, 5, 4))
+    maps[:, 3:] = 0
+    options = {"statistics": names, "cluster_forming_p": 0.3, "precision": precision, "n_permutations": 60}
+    whole = run(cohort_of(maps[:, :3]), np.ones((8, 1)), {"mean": [1]}, **options)
+    parts = run(cohort_of(maps).chunk({"x": 3}), np.ones((8, 1)), {"mean": [1]}, **options)
+    for name in [*names, *(f"{name}_p_fwe" for name in names)]:
+        np.testing.assert_allclose(parts[name].isel(x=slice(3)), whole[name])
+        assert parts[name].isel(x=slice(3, None)).isnull().all()
+    np.testing.assert_allclose(parts["null_max"], whole["null_max"])
+    nothing = run(cohort_of(0 * maps), np.ones((8, 1)), {"mean": [1]}, **options)
+    assert nothing[f"{names[0]}_p_fwe"].isnull().all()

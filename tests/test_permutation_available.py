@@ -221,3 +221,30 @@ def test_statistics_are_those_of_the_fit_to_available_cases() -> None:
 def test_scale_of_the_statistic_is_refused() -> None:
     with pytest.raises(InputError, match="compared by z"):
         run(cohort_of(np.zeros((4, *SHAPE))), np.ones((4, 1)), [1], missing="available", scale="stat")
+
+
+def test_no_effect_at_all_is_not_significant() -> None:
+    """F is 0 where both groups have the same mean, and its z is -inf."""
+    groups = np.arange(8) % 2
+    maps = np.random.default_rng(0).normal(size=(8, 4, 1, 1))
+    maps[:, 0, 0, 0] = [1, 1, 0, 0, 1, 1, np.nan, np.nan]
+    design = np.column_stack([groups == 0, groups == 1]).astype(float)
+    options = {"missing": "available", "joint": True}
+    result = run(cohort_of(maps), design, {"F": [[1, -1]], "again": [[2, -2]]}, **options)
+    for name in ("p_uncorrected", "voxel_p_fwe", "voxel_p_fwe_joint"):
+        np.testing.assert_array_equal(result[name][:, 0, 0, 0], 1)
+
+
+@pytest.mark.parametrize("noise", [1e-6, 1e-3, 1e-2])
+@pytest.mark.parametrize("missing", ["complete", "available"])
+@pytest.mark.parametrize("holes", [False, True])
+def test_no_p_is_below_the_least_one_however_large_t_is(noise: float, missing: str, holes: bool) -> None:
+    """Of a mean of 100 every mirrored pair of relabellings is a tie, and the observed one is the largest."""
+    maps = 100 + noise * np.random.default_rng(1).normal(size=(10, 4, 1, 1))
+    if holes:
+        maps[0, 2:] = np.nan
+    options = {"statistics": ["voxel", "cluster_extent", "cluster_mass", "tfce"], "cluster_forming_z": 1.0}
+    result = run(cohort_of(maps), np.ones((10, 1)), {"mean": [1]}, missing=missing, **options)
+    for name in ("p_uncorrected", "voxel_p_fwe", "cluster_mass_p_fwe", "tfce_p_fwe"):
+        assert float(result[name].min()) >= (1 if noise == 1e-6 else 2) / 1024, name
+        assert noise == 1e-6 or float(result[name].min()) < 2.1 / 1024, name

@@ -197,6 +197,6 @@ def test_p_so_far_is_that_of_the_relabellings_whose_tasks_are_all_done() -> None
     running.finish(range(4))
     assert running.text() == ""  # one block of voxels is still to come
     running.finish(range(4))
-    assert running.text() == "age p = 0.75 after 4"  # of 3, 1, 3 and 4
+    assert running.text() == "p 0.75 of age"  # of 3, 1, 3 and 4
     running.finish(range(4, 6))
-    assert running.text() == "age p = 0.667 after 6"
+    assert running.text() == "p 0.67 of age"

@@ -1,11 +1,12 @@
 """voxstack permute."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 import click
+import xarray as xr
 
 from voxstack.cli.options import check_output, computing, contrasts, modelling, on_scheduler, tell_dropped
 from voxstack.design import make_design
@@ -93,7 +94,7 @@ def command(
     """Test contrasts by relabelling the subjects of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     check_output(folder, overwrite=overwrite)
-    with on_scheduler(where, memory_limit, quiet), _resumable(checkpoint):
+    with on_scheduler(where, memory_limit, quiet), _resumable(checkpoint), _without_empty(folder):
         cohort = open_cohort(store)
         matrix = make_design(cohort, design, drop_missing=drop_missing)
         tell_dropped(matrix.attrs.get("dropped_subjects", []))
@@ -130,12 +131,21 @@ def command(
         )
     paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
     if not quiet:
-        for name, kind, number, exhaustive in zip(
-            *(result[key].values for key in ("contrast", "relabelling", "n_relabellings", "exhaustive")), strict=True
-        ):
-            all_of_them = ", all there are" if exhaustive else ""
-            click.echo(f"{name}: {number} relabellings ({kind}{all_of_them})")
+        _tell(result)
         click.echo(f"{len(paths)} maps and results.zarr in {folder}")
+
+
+def _tell(result: xr.Dataset) -> None:
+    """What was done, and what was found of each contrast."""
+    inside, tested = int(result["mask"].sum()), int(result["stat"].notnull().any("contrast").sum())
+    click.echo(f"{tested:,} voxels tested; {inside - tested:,} of the mask cannot be")
+    for name in result["contrast"].values:
+        one = result.sel(contrast=name)
+        all_of_them = ", all there are" if one["exhaustive"] else ""
+        click.echo(f"{name}: {one['n_relabellings'].item():,} relabellings ({one['relabelling'].item()}{all_of_them})")
+        for variable in (str(variable) for variable in one.data_vars if "_p_fwe" in str(variable)):
+            least, some = float(one[variable].min()), int((one[variable] <= 0.05).sum())
+            click.echo(f"  {variable}: least {least:.3g}, {some:,} voxels with p <= 0.05")
 
 
 @contextmanager
@@ -144,8 +154,23 @@ def _resumable(checkpoint: str | None) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if checkpoint is not None:
-            click.echo(f"Stopped. What was done is in {checkpoint}: the same command goes on from there.", err=True)
+        told = f"What was done is in {checkpoint}: the same command goes on from there."
+        if checkpoint is None:
+            told = "What was done is lost; with --checkpoint DIR it would be kept."
+        click.echo(f"Stopped. {told}", err=True)
+        raise
+
+
+@contextmanager
+def _without_empty(folder: Path) -> Iterator[None]:
+    """Leave no new folder behind that nothing was written into."""
+    there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
         raise
 
 

@@ -70,7 +70,7 @@ def plot_slices(
     figure = plt.figure(figsize=(1.9 * len(positions) + 0.8, 2.9))
     plotting.plot_stat_map(
         image,
-        bg_img=False if background is None else background,
+        bg_img=background,
         threshold=max(threshold, np.finfo(float).tiny),
         display_mode=direction,
         cut_coords=positions,

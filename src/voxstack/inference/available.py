@@ -85,10 +85,9 @@ def suprathreshold(
 
 def near(found: Found, hypothesis: Hypothesis) -> Float:
     """How far below the observed score another one may lie and still be equal."""
-    squared = found.stat * hypothesis.rank if hypothesis.side == "F" else found.stat**2
-    ratio = 1.0 - found.dof / (found.dof + squared)
-    scores = ratio if hypothesis.side == "F" else score(np.copysign(np.sqrt(ratio), found.stat), hypothesis.side)
-    return score(found.observed, hypothesis.side) - _lowest_tie(scores, found.dof, hypothesis)
+    observed = score(found.observed, hypothesis.side)
+    lowest = _lowest_tie(found.stat, found.dof, hypothesis)
+    return np.subtract(observed, lowest, out=np.zeros_like(observed), where=np.isfinite(observed))
 
 
 def null(maxima: Float, hypothesis: Hypothesis) -> Float:
@@ -102,8 +101,15 @@ def surprise(scores: Float, hypothesis: Hypothesis) -> Float:
 
 
 def observed_map(found: Found, hypothesis: Hypothesis, enhancement: Enhancement) -> Float:
-    """Map (v,) to be enhanced, of the identity."""
-    return found.observed
+    """Map (v,) of z to be enhanced, of the identity."""
+    joint = hypothesis.side == "F"
+    ratio = 1.0 - _left(found.stat, found.dof, hypothesis)
+    ratio = ratio if joint else np.copysign(np.sqrt(ratio), found.stat)
+    z = np.full_like(ratio, np.nan)
+    for dof in np.unique(found.dof[~np.isnan(ratio)]):
+        some = found.dof == dof
+        z[some] = to_z(ratio[some], _table(hypothesis.rank, int(dof), joint))
+    return z
 
 
 def _divide(values: Values) -> tuple[Integers, Integers]:
@@ -169,7 +175,7 @@ def _count(
     """Raise the counts of relabellings that reach the observed z, and tell the largest z of some at a time."""
     side = hypothesis.side
     observed = score(part.fitted.ratio, side)
-    least, lowest = observed - tie(observed, side), _lowest_tie(observed, part.fitted.dof, hypothesis)
+    least, lowest = observed - tie(observed, side), _lowest_tie(part.fitted.stat, part.fitted.dof, hypothesis)
     for rows, ratio, dofs in part.ratios(hypothesis, start, stop):
         scores = score(ratio, side)
         maxima = np.full((len(scores), int(dofs.max(initial=0)) + 1), -np.inf)
@@ -180,10 +186,29 @@ def _count(
         yield rows, _largest_z(maxima, hypothesis)
 
 
-def _lowest_tie(scores: Float, dof: Float, hypothesis: Hypothesis) -> Float:
-    """The lowest z that counts as equal to those of scores."""
-    z = _to_z(scores, dof, hypothesis)
-    return np.minimum(_to_z(scores - tie(scores, hypothesis.side), dof, hypothesis), z - TIE * np.maximum(1, np.abs(z)))
+def _left(stat: Float, dof: Float, hypothesis: Hypothesis) -> Float:
+    """1 - r^2, or 1 - R, of t or F."""
+    with np.errstate(over="ignore"):
+        squared = stat * hypothesis.rank if hypothesis.side == "F" else stat**2
+        return dof / (dof + squared)
+
+
+def _lowest_tie(stat: Float, dof: Float, hypothesis: Hypothesis) -> Float:
+    """The lowest z that counts as equal to those of t or F, in the direction that is tested.
+
+    It is `tie` below r or R. What is missing to 1 there is told by t and F to all digits.
+    """
+    joint, left = hypothesis.side == "F", _left(stat, dof, hypothesis)
+    ratio = 1.0 - left if joint else score(np.copysign(np.sqrt(1.0 - left), stat), hypothesis.side)
+    step = tie(ratio, hypothesis.side)
+    more = left + (step if joint else 2 * ratio * step - step**2)
+    explained = np.clip(1.0 - more, 0.0, 1.0)
+    with np.errstate(divide="ignore", over="ignore"):
+        lower = dof * explained / np.clip(more, 0.0, 1.0)
+    lower = lower / hypothesis.rank if joint else np.copysign(np.sqrt(lower), ratio - step)
+    z = score(_stat_to_z(stat, dof, hypothesis), hypothesis.side)
+    away = np.subtract(z, TIE * np.maximum(1, np.abs(z)), out=z.copy(), where=np.isfinite(z))
+    return np.fmin(_stat_to_z(lower, dof, hypothesis), away)
 
 
 def _largest_z(maxima: Float, hypothesis: Hypothesis) -> Float:

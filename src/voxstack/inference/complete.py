@@ -60,6 +60,8 @@ def suprathreshold(
     vectors, places, parts = _Vectors(hypothesis, start, stop), [], []
     for tile in tiles(values.shape[1]):
         part = _Part(values[:, tile], hypothesis)
+        if not len(part.known):
+            continue
         found = []
         if start == 0 < stop:
             observed = part.observed[part.known]

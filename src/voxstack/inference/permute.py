@@ -278,7 +278,11 @@ def _identity(
 ) -> dict[str, Any]:
     """What a checkpoint's results depend on, but for the number of relabellings."""
     first = [part for h in hypotheses for part in h.relabellings.batch(0, min(h.relabellings.count, 32))]
-    digests = {"the data": data, "the design": digest(matrix.values), "the order of relabellings": digest(*first)}
+    digests = {
+        "the data, or their chunks,": data,
+        "the design": digest(matrix.values),
+        "the order of relabellings": digest(*first),
+    }
     return {**details, **{name: {"digest": found} for name, found in digests.items()}}
 
 

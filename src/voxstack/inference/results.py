@@ -20,6 +20,9 @@ from voxstack.schema import SPACE
 
 TailRule = Literal["counts", "gpd"]
 
+_ROUNDING = 1e-13  # of r and R, with room for sums of many values
+_MOST = 1e4  # times the usual tolerance: data of which nothing but rounding errors is left must not all be equal
+
 
 def assemble(
     hypotheses: Sequence[Hypothesis],
@@ -120,7 +123,8 @@ def _of_contrast(
         if name != VOXEL:
             maps[name] = _enhanced(h, f, name, enhancement)
             values = np.abs(maps[name])
-        near = _rule(h).near(f, h) if name == VOXEL else _near(values)
+            f.largest[name][0] = np.nanmax(values, initial=0.0)  # but for rounding what was found of the identity
+        near = _rule(h).near(f, h) if name == VOXEL else _near_enhanced(values, f, h)
         maps[f"{name}_p_fwe"] = _corrected(values, _null(f, name), near, tail)
     return maps
 
@@ -141,6 +145,16 @@ def _near(observed: Float) -> Float:
     return TIE * np.maximum(1.0, np.abs(observed))
 
 
+def _near_enhanced(values: Float, f: Found, h: Hypothesis) -> Float:
+    """Differences that are rounding error, of enhanced values.
+
+    An error of r is one of t over 1 - r^2, so that a single voxel of huge t makes enhanced values uncertain.
+    """
+    squared = f.stat * h.rank if h.side == "F" else f.stat**2
+    largest = float(np.nanmax(np.where(np.isfinite(squared), squared / f.dof, 0.0), initial=0.0))
+    return _near(values) * min(max(1.0, _ROUNDING / TIE * largest), _MOST)
+
+
 def _scale(h: Hypothesis, f: Found, name: str, row: Mapping[str, Float]) -> tuple[Float, Float, Float]:
     """Observed values (v,), how far below them others are still equal, and maxima (b,), on a scale that all share.
 
@@ -149,7 +163,7 @@ def _scale(h: Hypothesis, f: Found, name: str, row: Mapping[str, Float]) -> tupl
     """
     if name != VOXEL:
         values = np.abs(row[name])
-        return values, _near(values), f.largest[name]
+        return values, _near_enhanced(values, f, h), f.largest[name]
     scores, rule = score(f.observed, h.side), _rule(h)
     observed = rule.surprise(scores, h)
     lower = rule.surprise(scores - rule.near(f, h), h)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from voxstack.errors import listing
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.kernels.permuted import Float
 from voxstack.kernels.pvalues import TIE
@@ -34,13 +33,13 @@ class Running:
         self._open[rows.start : rows.stop] -= 1
 
     def text(self) -> str:
-        """Such as "age p = 0.012 after 4,096", once the identity and some others are known."""
+        """Such as "p 0.012 of age", the least one, once the identity and some others are known."""
         known = self._open == 0
         if not known[0] or known.sum() < 2:
             return ""
-        told = []
+        least: dict[str, float] = {}
         for name, maxima in zip(self._names, self._maxima, strict=True):
             some = maxima[known[: len(maxima)]]
-            p = np.mean(some >= maxima[0] - TIE * max(abs(maxima[0]), 1.0))
-            told.append(f"{name} p = {p:.3g}")
-        return f"{listing(told, most=2)} after {known.sum():,}"
+            least[name] = float(np.mean(some >= maxima[0] - TIE * max(abs(maxima[0]), 1.0)))
+        first = min(least, key=lambda name: least[name])
+        return f"p {least[first]:.2g} of {first}"
