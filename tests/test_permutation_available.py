@@ -152,8 +152,9 @@ def test_every_method_finds_what_brute_force_does(
         maxima = np.nanmax(scores, axis=1, initial=-np.inf)
         assert result["n_relabellings"] == len(scores)
         same_p(result["p_uncorrected"].values.ravel(), brute_force.p_uncorrected(scores))
-        # An F of 0, or a perfect fit, is one but for rounding, so that z is infinite or large.
-        same(*(np.sort(np.clip(null, -5, 5)) for null in (result["null_max"].values.ravel(), maxima)))
+        # An F of 0, or a perfect fit, is one but for rounding, so that z is infinite or large, and has few digits.
+        nulls = [np.sort(np.clip(null, -4, 4)) for null in (result["null_max"].values.ravel(), maxima)]
+        np.testing.assert_allclose(*nulls, rtol=1e-6, atol=1e-6)
         same_p(result["voxel_p_fwe"].values.ravel(), brute_force.p_corrected(scores[0], maxima))
 
 
