@@ -21,7 +21,7 @@ def stat_map(code: int) -> xr.DataArray:
     image = nib.Nifti1Image(np.ones(SHAPE, "int16"), AFFINE)
     cohort = vx.from_arrays({"effect": maps}, affine=AFFINE, mask=np.asarray(image.dataobj) > 0)
     stat = vx.compute(vx.contrast(vx.fit_glm(cohort, "~ 1"), "Intercept")).stat.isel(contrast=0)
-    stat["spatial_ref"].attrs["code"] = code
+    stat["spatial_ref"].attrs["space_code"] = code
     return stat
 
 

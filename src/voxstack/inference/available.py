@@ -6,7 +6,6 @@ as complete cases are.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 from voxstack.inference import complete
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import Enhancement
-from voxstack.inference.tally import Found, Tally, tiles
+from voxstack.inference.tally import Found, Tally, Values, tiles
 from voxstack.kernels import available, pvalues
 from voxstack.kernels.permuted import Float, score, tie, to_statistic
 from voxstack.kernels.pvalues import TIE
 from voxstack.kernels.suprathreshold import Suprathreshold, stacked
-from voxstack.kernels.z_table import ZTable, to_z, z_table
+from voxstack.kernels.z_table import to_z, z_table
 
-Values = NDArray[np.floating]
 Integers = NDArray[np.int64]
 
 _MAPS = 64  # whole maps of a block that are in memory at a time
@@ -62,13 +60,13 @@ def heights(values: Values, hypothesis: Hypothesis, enhancement: Enhancement, st
         maps = np.empty((len(found), len(part.where)))
         for group, dof in enumerate(part.usual):
             voxels = part.voxels(group)
-            maps[:1, voxels] = to_z(part.fitted.ratio[voxels], _table(hypothesis.rank, int(dof), joint))
+            maps[:1, voxels] = to_z(part.fitted.ratio[voxels], z_table(hypothesis.rank, float(dof), joint=joint))
         for rows, ratio, dofs in part.ratios(hypothesis, start, stop):
             for group, row in enumerate(dofs.T):
                 voxels = part.voxels(group)
                 for dof in np.unique(row):
                     some = np.flatnonzero(row == dof)
-                    z = to_z(ratio[np.ix_(some, voxels)], _table(hypothesis.rank, int(dof), joint))
+                    z = to_z(ratio[np.ix_(some, voxels)], z_table(hypothesis.rank, float(dof), joint=joint))
                     maps[np.ix_(rows.start + some, voxels)] = z
         found[:, lacking[tile][part.where]] = maps
     return found
@@ -108,7 +106,7 @@ def observed_map(found: Found, hypothesis: Hypothesis, enhancement: Enhancement)
     z = np.full_like(ratio, np.nan)
     for dof in np.unique(found.dof[~np.isnan(ratio)]):
         some = found.dof == dof
-        z[some] = to_z(ratio[some], _table(hypothesis.rank, int(dof), joint))
+        z[some] = to_z(ratio[some], z_table(hypothesis.rank, float(dof), joint=joint))
     return z
 
 
@@ -233,8 +231,3 @@ def _stat_to_z(stat: Float, dof: NDArray[np.generic] | float, hypothesis: Hypoth
     if hypothesis.side == "F":
         return pvalues.f_to_z(stat, hypothesis.rank, dof)
     return pvalues.t_to_z(stat, dof)
-
-
-@lru_cache(maxsize=256)
-def _table(q: int, dof: int, joint: bool) -> ZTable:
-    return z_table(q, dof, joint=joint)

@@ -3,18 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from voxstack.inference import available, complete
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import Enhancement
-from voxstack.inference.tally import Found, Tally
+from voxstack.inference.tally import Found, Tally, Values
 from voxstack.kernels.permuted import Float
 from voxstack.kernels.suprathreshold import Suprathreshold
 from voxstack.models.blueprint import Missing
-
-Values = NDArray[np.floating]
 
 
 @dataclass(frozen=True)

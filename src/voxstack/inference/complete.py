@@ -3,16 +3,13 @@
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import Enhancement
-from voxstack.inference.tally import Found, Tally, tiles
+from voxstack.inference.tally import Found, Tally, Values, tiles
 from voxstack.kernels import permuted, pvalues, screen
 from voxstack.kernels.permuted import Float, explained, ratios, score, tie, to_statistic, unit_residuals
 from voxstack.kernels.suprathreshold import Suprathreshold, joined, stacked
-
-Values = NDArray[np.floating]
 
 _TALLY = {"mixed": screen.tally, "double": permuted.tally}
 _BEYOND = {"mixed": screen.beyond, "double": permuted.beyond}

@@ -26,8 +26,8 @@ Precision = Literal["mixed", "double"]
 
 Relabelled = tuple[NDArray[np.int32], NDArray[np.int8]]  # permutations and signs, (b, n) each
 
-_RECENT: WeakKeyDictionary[Relabellings, tuple[int, Relabelled]] = WeakKeyDictionary()
 # The window of relabellings that was made last: all blocks of voxels need the same ones.
+_RECENT: WeakKeyDictionary[Relabellings, tuple[int, Relabelled]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -198,9 +198,9 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
             rows, relabellings = effect, Relabellings(effect, plan.tree, kind, plan.seed)
         else:
             rows = model
-            relabellings = of_model.setdefault(
-                kind, of_model.get(kind) or Relabellings(model, plan.tree, kind, plan.seed)
-            )
+            if kind not in of_model:
+                of_model[kind] = Relabellings(model, plan.tree, kind, plan.seed)
+            relabellings = of_model[kind]
         if relabellings.count == 1:
             check_relabellings(contrast.name, describe_blocks(plan.tree, rows, kind, plan.subjects))
         side: Side = "F" if contrast.stat_type == "F" else plan.alternative

@@ -136,8 +136,8 @@ def permutation_test(
         `tail_shape`).
     precision
         "mixed": single precision screens, and whatever is close to an observed value or to a maximum is computed in
-        double precision. "double" computes all in double precision: the same p-values, at half the speed. Statistics of
-        clusters and TFCE always are in double precision.
+        double precision. "double" computes all in double precision: the same p-values, at half the speed. TFCE always
+        is in double precision.
     checkpoint
         Folder or URL that gets the results of tasks as they complete. The same call, after a stop in whatever way, goes
         on from there and gives the same result; one with more relabellings goes further. It is never removed.

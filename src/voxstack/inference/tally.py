@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from voxstack.kernels.permuted import VOXELS, Float
 
+Values = NDArray[np.floating]  # of subjects and voxels (n, v), float32 or float64; NaN is missing
+
 
 class Tally(NamedTuple):
     """Of b relabellings at v voxels.

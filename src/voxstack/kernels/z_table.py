@@ -12,6 +12,7 @@ are known at the nodes of a table, and between them z is the polynomial of degre
 is monotone, and differs from the exact z by less than 1e-11 max(1, z) as far as z = 37, where p underflows.
 """
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -49,8 +50,9 @@ class ZTable(NamedTuple):
     joint: bool
 
 
+@lru_cache(maxsize=256)
 def z_table(q: int, dof: float, *, joint: bool) -> ZTable:
-    """Table for t (q = 1) or F with q and dof degrees of freedom.
+    """Table for t (q = 1) or F with q and dof degrees of freedom; kept, since all maps of a test need the same ones.
 
     Of F only z above 0 is told, and 0 elsewhere: what is enhanced or clustered is above 0.
     """
