@@ -131,7 +131,7 @@ def memory_plan(
     permuting = plan.PermutationWork(
         mask_voxels, min(x * y * z, mask_voxels), n_subjects, itemsize, n_contrasts, len(of_maps), share_of_maps
     )
-    batch = permuting.relabellings_per_batch(plan.WINDOW, memory=means.memory, threads=means.threads)
+    batch = permuting.relabellings_per_batch(plan.WINDOW, memory=means.memory, threads=means.threads, tasks=means.tasks)
     return MemoryPlan(
         means.memory,
         means.threads,

@@ -48,10 +48,13 @@ class Share:
         All of this process, since then one task runs at a time; or one, of a Dask worker.
     memory
         Bytes.
+    tasks
+        That use one thread each and run at once, on this process or on all workers.
     """
 
     threads: int
     memory: int
+    tasks: int
 
 
 def run(tasks: Iterable[Task], *, together: bool = False, threads_each: int = 1) -> Iterator[tuple[Hashable, Any]]:
@@ -163,10 +166,11 @@ def share() -> Share:
     """What a task that can use several threads may use: of this process, or of a worker of the active client."""
     client = _active_client()
     if client is None:
-        return Share(thread_count(), memory_limit())
+        return Share(thread_count(), memory_limit(), thread_count())
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     shares = [worker["memory_limit"] / worker["nthreads"] for worker in workers if worker["memory_limit"]]
-    return Share(1, int(min(shares)) if shares else int(memory_limit() / thread_count()))
+    memory = int(min(shares)) if shares else int(memory_limit() / thread_count())
+    return Share(1, memory, max(sum(worker["nthreads"] for worker in workers), 1))
 
 
 def memory_limit() -> int:

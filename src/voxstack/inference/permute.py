@@ -224,7 +224,7 @@ def permutation_test(
     parts = columns(as_blocks(cohort[name]), inside, kept)
     work, means = _work(parts, cohort[name], hypotheses, enhancement), share()
     most = max(h.number for h in hypotheses)
-    batch = work.relabellings_per_batch(most, memory=means.memory, threads=means.threads)
+    batch = work.relabellings_per_batch(most, memory=means.memory, threads=means.threads, tasks=means.tasks)
     work.check(batch, memory=means.memory, threads=means.threads)
     schedule = {"window": WINDOW, "batch": batch}
     identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(parts))

@@ -17,7 +17,7 @@ from voxstack.kernels.permuted import Float, to_statistic
 from voxstack.kernels.pvalues import TIE
 from voxstack.kernels.suprathreshold import Sides, Suprathreshold
 from voxstack.kernels.z_table import to_z, z_table
-from voxstack.plan import LEAST_SHARE
+from voxstack.plan import LEAST_SHARE, MAPS_TOGETHER
 
 Scale = Literal["z", "stat"]
 
@@ -189,26 +189,44 @@ class Maps(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Whole:
-    """Whole maps of one hypothesis, and how they are enhanced."""
+    """Whole maps of one hypothesis, and how they are enhanced.
 
-    maps: Maps
+    Attributes
+    ----------
+    pieces
+        The maps, block by block.
+    numbers
+        Of each block those of its voxels among all.
+    enhancement, hypothesis
+        What they are of.
+    """
+
+    pieces: Sequence[Maps]
+    numbers: Sequence[NDArray[np.int64]]
     enhancement: Enhancement
     hypothesis: Hypothesis
 
     @cached_property
     def largest_clusters(self) -> tuple[Float, Float]:
         """Largest extent and mass of each map, (b,) each."""
-        assert self.maps.suprathreshold is not None
+        lists = [piece.suprathreshold for piece in self.pieces if piece.suprathreshold is not None]
         apart = self.enhancement.sides(self.hypothesis) == "signed"
-        extent, mass = clusters.largest(self.maps.suprathreshold, self.enhancement.cluster_neighbours, apart=apart)
+        whole = suprathreshold.joined(lists, self.numbers)
+        extent, mass = clusters.largest(whole, self.enhancement.cluster_neighbours, apart=apart)
         return extent.astype(np.float64), mass
 
     @property
     def largest_tfce(self) -> Float:
         """Largest value of each map, (b,)."""
-        assert self.maps.heights is not None
-        how = self.enhancement
-        return tfce.largest(self.maps.heights, how.tfce_neighbours, **how.enhancing(self.hypothesis))
+        heights = [piece.heights for piece in self.pieces if piece.heights is not None]
+        how, found = self.enhancement, np.empty(len(heights[0]))
+        for first in range(0, len(found), MAPS_TOGETHER):
+            rows = slice(first, first + MAPS_TOGETHER)
+            some = np.empty((len(found[rows]), sum(map(len, self.numbers))))
+            for part, where in zip(heights, self.numbers, strict=True):
+                some[:, where] = part[rows]
+            found[rows] = tfce.largest(some, how.tfce_neighbours, **how.enhancing(self.hypothesis))
+        return found
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import STATISTICS, Enhancement, Maps, Whole
 from voxstack.inference.tally import Tally
 from voxstack.kernels.permuted import Float
-from voxstack.kernels.suprathreshold import joined
 
 
 def tally_block(values: NDArray[np.floating], hypotheses: Sequence[Hypothesis], start: int, stop: int) -> list[Tally]:
@@ -68,17 +67,6 @@ def largest_of_maps(
     """
     found = []
     for row, hypothesis in enumerate(hypotheses):
-        whole = Whole(_joined([piece[row] for piece in pieces], numbers), enhancement, hypothesis)
+        whole = Whole([piece[row] for piece in pieces], numbers, enhancement, hypothesis)
         found.append({name: STATISTICS[name].largest(whole) for name in enhancement.names})
     return found
-
-
-def _joined(pieces: Sequence[Maps], numbers: Sequence[NDArray[np.int64]]) -> Maps:
-    dense = [piece.heights for piece in pieces if piece.heights is not None]
-    lists = [piece.suprathreshold for piece in pieces if piece.suprathreshold is not None]
-    heights = None
-    if dense:
-        heights = np.empty((len(dense[0]), sum(map(len, numbers))))
-        for part, where in zip(dense, numbers, strict=True):
-            heights[:, where] = part
-    return Maps(heights, joined(lists, numbers) if lists else None)
