@@ -6,7 +6,15 @@ import click
 import numpy as np
 import xarray as xr
 
-from voxstack.cli.options import check_output, computing, contrasts, modelling, on_scheduler, tell_dropped
+from voxstack.cli.options import (
+    check_output,
+    computing,
+    contrasts,
+    modelling,
+    on_scheduler,
+    tell_dropped,
+    without_empty,
+)
 from voxstack.computation import compute
 from voxstack.export.folder import write_folder
 from voxstack.export.maps import make_folder, map_file_names
@@ -49,7 +57,7 @@ def command(
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     check_output(folder, overwrite=overwrite)
-    with on_scheduler(where, memory_limit, quiet):
+    with on_scheduler(where, memory_limit, quiet), without_empty(folder):
         cohort = open_cohort(store)
         fit = fit_glm(
             cohort, design, variable=variable, missing=missing, min_subjects=min_subjects, drop_missing=drop_missing,

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -107,6 +107,19 @@ def on_scheduler(where: str, memory_limit: str | None, quiet: bool) -> Iterator[
         if dashboard and not quiet:
             click.echo(f"Dask dashboard: {dashboard}", err=True)
         yield
+
+
+@contextmanager
+def without_empty(folder: Path) -> Iterator[None]:
+    """Leave no new folder behind that nothing was written into."""
+    there = folder.exists()
+    try:
+        yield
+    except BaseException:
+        if not there:
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 def named(texts: tuple[str, ...], option: str) -> dict[str, str]:

@@ -1,14 +1,22 @@
 """voxstack permute."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import click
 import xarray as xr
 
-from voxstack.cli.options import check_output, computing, contrasts, modelling, on_scheduler, tell_dropped
+from voxstack.cli.options import (
+    check_output,
+    computing,
+    contrasts,
+    modelling,
+    on_scheduler,
+    tell_dropped,
+    without_empty,
+)
 from voxstack.design import make_design
 from voxstack.export.folder import write_folder
 from voxstack.export.maps import make_folder
@@ -94,7 +102,7 @@ def command(
     """Test contrasts by relabelling the subjects of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     check_output(folder, overwrite=overwrite)
-    with on_scheduler(where, memory_limit, quiet), _resumable(checkpoint), _without_empty(folder):
+    with on_scheduler(where, memory_limit, quiet), _resumable(checkpoint), without_empty(folder):
         cohort = open_cohort(store)
         matrix = make_design(cohort, design, drop_missing=drop_missing)
         tell_dropped(matrix.attrs.get("dropped_subjects", []))
@@ -158,19 +166,6 @@ def _resumable(checkpoint: str | None) -> Iterator[None]:
         if checkpoint is None:
             told = "What was done is lost; with --checkpoint DIR it would be kept."
         click.echo(f"Stopped. {told}", err=True)
-        raise
-
-
-@contextmanager
-def _without_empty(folder: Path) -> Iterator[None]:
-    """Leave no new folder behind that nothing was written into."""
-    there = folder.exists()
-    try:
-        yield
-    except BaseException:
-        if not there:
-            with suppress(OSError):
-                folder.rmdir()
         raise
 
 
