@@ -9,7 +9,9 @@ from .export.results import save_results as save_results
 from .grid import at_mm as at_mm
 from .inference.exchangeability import Blocks as Blocks
 from .inference.permute import permutation_test as permutation_test
+from .inference.read_map import read_map as read_map
 from .inference.statistics import TFCE as TFCE
+from .inference.threshold import threshold as threshold
 from .memory import MemoryPlan as MemoryPlan
 from .memory import memory_plan as memory_plan
 from .models.contrast import contrast as contrast

@@ -110,6 +110,14 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
         (("statistic", "contrast"),), "shape of the fitted tail, NaN where none was fitted"
     ),
     ("permutation", "exhaustive"): Variable((("contrast",),), "whether all distinct relabellings were run"),
+    **{
+        (kind, name): variable
+        for kind in ("contrast", "permutation")
+        for name, variable in (
+            ("significant", Variable(_CONTRAST_MAP, "whether the voxel is significant")),
+            ("threshold", Variable((("contrast",),), "critical value of the map that was thresholded")),
+        )
+    },
     ("contrast", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
     ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),
     ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom"),

@@ -12,6 +12,7 @@ from scipy import special
 from voxstack.errors import InputError
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.kernels import clusters, suprathreshold, tfce
+from voxstack.kernels.critical import critical_f, critical_t
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.permuted import Float, to_statistic
 from voxstack.kernels.pvalues import TIE
@@ -164,12 +165,10 @@ class Enhancement:
     def statistic_threshold(self, hypothesis: Hypothesis) -> float:
         """The cluster-forming threshold in t or F."""
         assert self.threshold is not None
-        tail = special.ndtr(-self.threshold)
+        tail = float(special.ndtr(-self.threshold))
         if hypothesis.side == "F":
-            q, dof = hypothesis.rank, hypothesis.dof
-            left = special.betaincinv(dof / 2, q / 2, tail)  # 1 - R
-            return float((1 - left) / left * dof / q)
-        return float(-special.stdtrit(hypothesis.dof, tail))
+            return critical_f(tail, hypothesis.rank, hypothesis.dof)
+        return critical_t(tail, hypothesis.dof, "greater")
 
 
 class Maps(NamedTuple):

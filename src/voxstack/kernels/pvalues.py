@@ -98,6 +98,14 @@ def f_to_z_and_p(f: ArrayLike, dof_num: ArrayLike, dof: ArrayLike) -> tuple[Floa
     return np.where(upper < 0.5, _upper_z(upper, log_upper), special.ndtri(lower)), upper
 
 
+def z_to_p(z: ArrayLike, alternative: Alternative) -> Float:
+    """p-value of a normal deviate."""
+    z = np.asarray(z, float)
+    if alternative == "two-sided":
+        return np.asarray(2 * special.ndtr(-np.abs(z)))
+    return np.asarray(special.ndtr(-z if alternative == "greater" else z))
+
+
 def z_to_log10p(z: ArrayLike, alternative: Alternative) -> Float:
     """-log10 of the p-value of a normal deviate, finite where p itself underflows; never negative."""
     z = np.asarray(z, float)

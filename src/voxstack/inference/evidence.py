@@ -1,0 +1,154 @@
+"""p-values of any map of a result, and the values of the map that have them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from voxstack.errors import InputError, listing
+from voxstack.kernels import pvalues
+from voxstack.kernels.critical import critical_f, critical_t, critical_z
+from voxstack.kernels.pvalues import ALTERNATIVES, TIE, Alternative
+from voxstack.schema import SPACE
+
+Float = NDArray[np.float64]
+Critical = Callable[[float], float]
+Correction = Literal["none", "fdr", "bonferroni", "fwe"]
+
+_ENHANCED = ("cluster_extent", "cluster_mass", "tfce")
+_DEFAULTS = {"contrast": ("z_score", "p_value"), "permutation": ("stat",)}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A map of one contrast and its p-values.
+
+    Attributes
+    ----------
+    values, p : (x, y, z) float64
+        NaN where nothing was tested.
+    critical
+        From a p-value to the value of the map that has it; NaN where voxels differ in that.
+    """
+
+    values: Float
+    p: Float
+    critical: Critical
+
+
+def maps_of(result: xr.Dataset) -> list[str]:
+    """Names of the maps that a result has of each contrast."""
+    return [str(name) for name in result.data_vars if set(result[name].dims) == {"contrast", *SPACE}]
+
+
+def choose_variable(maps: xr.Dataset, variable: str | None) -> str:
+    """The map that is meant: the one that is named, or z of a contrast, or t or F of a permutation test."""
+    there = maps_of(maps)
+    known = [name for name in there if name in (*_P_OF, *_ENHANCED) or _is_p(name)]
+    defaults = _DEFAULTS[maps.attrs["kind"]]
+    name = next((one for one in defaults if one in known), defaults[0]) if variable is None else variable
+    if name not in known:
+        what = "has no p-values" if name in there else "is not there"
+        raise InputError(f"The map {name!r} {what}. Choose variable= among {listing(known, most=12)}.")
+    return name
+
+
+def choose_alternative(maps: xr.Dataset, variable: str, alternative: Alternative | None) -> Alternative:
+    """The one that is given, or that of the result; p-values have theirs already."""
+    own: Alternative = maps.attrs.get("alternative", "two-sided")
+    if alternative is None:
+        return own
+    if alternative not in ALTERNATIVES:
+        raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
+    if alternative != own and (maps.attrs["kind"] == "permutation" or _is_p(variable)):
+        raise InputError(
+            f"The p-values of this result are for the alternative {own!r}. Test again for {alternative!r}, or leave "
+            "alternative= out."
+        )
+    return alternative
+
+
+def evidence(one: xr.Dataset, variable: str, correction: Correction, alternative: Alternative) -> Evidence:
+    """p-values of one contrast.
+
+    Parameters
+    ----------
+    one
+        The result at a single contrast.
+    variable, alternative
+        Of `choose_variable` and `choose_alternative`.
+    correction
+        "fwe" takes those that are corrected already.
+    """
+    corrected = variable in _ENHANCED or "_p_fwe" in variable
+    if corrected and correction != "fwe":
+        raise InputError(
+            f"{variable} has p-values that are corrected already. Choose correction='fwe', or another variable=."
+        )
+    values = _values(one, variable)
+    if correction == "fwe":
+        return Evidence(values, *_corrected(one, variable))
+    return Evidence(values, *((values, float) if _is_p(variable) else _P_OF[variable](one, alternative)))
+
+
+def _is_p(variable: str) -> bool:
+    return variable in ("p_value", "p_uncorrected") or "_p_fwe" in variable
+
+
+def _values(one: xr.Dataset, variable: str) -> Float:
+    return np.asarray(one[variable].transpose(*SPACE).values, dtype=np.float64)
+
+
+def _of_z(one: xr.Dataset, alternative: Alternative) -> tuple[Float, Critical]:
+    side: Alternative = "greater" if one["stat_type"].item() == "F" else alternative
+    return pvalues.z_to_p(_values(one, "z_score"), side), lambda p: critical_z(p, side)
+
+
+def _of_stat(one: xr.Dataset, alternative: Alternative) -> tuple[Float, Critical]:
+    if one.attrs["kind"] == "permutation":
+        return _values(one, "p_uncorrected"), lambda _: np.nan
+    stat, dof = _values(one, "stat"), one["dof"]
+    every = np.broadcast_to(dof.transpose(*SPACE).values if dof.ndim else dof.item(), stat.shape).astype(np.float64)
+    q, shared = int(one["dof_num"]), float(dof) if dof.ndim == 0 else None
+    if one["stat_type"].item() == "F":
+        return pvalues.f_to_p(stat, q, every), lambda p: np.nan if shared is None else critical_f(p, q, shared)
+    p_of_t = pvalues.t_to_p(stat, every, alternative)
+    return p_of_t, lambda p: np.nan if shared is None else critical_t(p, shared, alternative)
+
+
+_P_OF: Mapping[str, Callable[[xr.Dataset, Alternative], tuple[Float, Critical]]] = {"z_score": _of_z, "stat": _of_stat}
+
+
+def _corrected(one: xr.Dataset, variable: str) -> tuple[Float, Critical]:
+    """Of a permutation test: p-values corrected for all voxels, and what fewer relabellings' maxima lie above."""
+    if one.attrs["kind"] != "permutation":
+        raise InputError("correction='fwe' needs the result of permutation_test. Others are 'fdr' and 'bonferroni'.")
+    if variable == "p_uncorrected":
+        raise InputError(
+            "p_uncorrected is not corrected. Choose variable='stat' or a corrected p for correction='fwe'."
+        )
+    if _is_p(variable):
+        return _values(one, variable), float
+    statistic = "voxel" if variable == "stat" else variable
+    if f"{statistic}_p_fwe" not in one:
+        raise InputError(f"The permutation test did not correct p of {variable}: it had {_statistics(one)}.")
+    return _values(one, f"{statistic}_p_fwe"), lambda p: _critical_maximum(one, statistic, p)
+
+
+def _statistics(one: xr.Dataset) -> str:
+    return "statistics=(" + listing(repr(str(name)) for name in one["statistic"].values) + ")"
+
+
+def _critical_maximum(one: xr.Dataset, statistic: str, p: float) -> float:
+    """The largest value whose corrected p is above a level: what is significant lies beyond it."""
+    of_z = statistic == "voxel" and one["dof"].ndim > 0  # maxima are in z then, and the map in t or F
+    if of_z or ("tail_shape" in one.coords and np.isfinite(one["tail_shape"].sel(statistic=statistic))):
+        return np.nan
+    maxima = one["null_max"].sel(statistic=statistic).values[: int(one["n_relabellings"])]
+    allowed = int(np.floor(p * len(maxima) * (1 + TIE)))
+    least = np.sort(maxima)[::-1][allowed] if allowed < len(maxima) else -np.inf
+    less = one.attrs["alternative"] == "less" and one["stat_type"].item() == "t"
+    return float(-least if less else least)
