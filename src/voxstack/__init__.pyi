@@ -7,6 +7,9 @@ from .export.nifti import to_nifti as to_nifti
 from .export.results import open_results as open_results
 from .export.results import save_results as save_results
 from .grid import at_mm as at_mm
+from .inference.clusters_table import clusters_table as clusters_table
+from .inference.clusters_table import label_clusters as label_clusters
+from .inference.discoveries import true_discovery_proportion as true_discovery_proportion
 from .inference.exchangeability import Blocks as Blocks
 from .inference.permute import permutation_test as permutation_test
 from .inference.read_map import read_map as read_map

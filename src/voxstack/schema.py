@@ -118,6 +118,17 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
             ("threshold", Variable((("contrast",),), "critical value of the map that was thresholded")),
         )
     },
+    **{
+        ("discoveries", name): Variable((("contrast", "cluster_forming_z", *rest), ("contrast", *rest)), text)
+        for name, rest, text in (
+            ("n_voxels", ("region",), "voxels of the cluster or region"),
+            ("true_discoveries", ("region",), "active voxels, at least"),
+            ("proportion", ("region",), "share of active voxels, at least"),
+            ("label", SPACE, "number of the cluster or region"),
+            ("true_discovery_proportion", SPACE, "share of active voxels in the cluster or region, at least"),
+        )
+    },
+    ("discoveries", "hommel_value"): Variable((("contrast", "side"),), "voxels that may all be inactive, at most"),
     ("contrast", "stat_type"): Variable((("contrast",),), "kind of statistic: t or F"),
     ("contrast", "dof_num"): Variable((("contrast",),), "numerator degrees of freedom"),
     ("contrast", "dof"): Variable((("contrast",), SPACE), "residual degrees of freedom"),

@@ -1,0 +1,143 @@
+"""`clusters_table` and `label_clusters`: where a result has its clusters and peaks."""
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import xarray as xr
+from scipy import ndimage
+
+from voxstack.computation import compute
+from voxstack.errors import InputError
+from voxstack.grid import Grid
+from voxstack.inference.evidence import maps_of
+from voxstack.inference.found_clusters import FoundClusters, find_clusters, make_rule
+from voxstack.io.atlas import Atlas, AtlasSpec
+from voxstack.kernels.peaks import apart, local_maxima
+from voxstack.schema import SPACE
+
+_COLUMNS = ("contrast", "cluster", "peak", "x", "y", "z", "value", "mean", "n_voxels", "volume_mm3")
+_OF_CLUSTERS = ("cluster_extent_p_fwe", "cluster_mass_p_fwe", "cluster_extent_p_fwe_joint", "cluster_mass_p_fwe_joint")
+
+
+def clusters_table(
+    maps: xr.Dataset,
+    *,
+    variable: str | None = None,
+    threshold: float | None = None,
+    cluster_extent: int = 0,
+    connectivity: int | None = None,
+    min_distance: float = 8.0,
+    peaks: int | None = 4,
+    atlas: AtlasSpec | None = None,
+) -> pd.DataFrame:
+    """Clusters of a result and the peaks in them.
+
+    Parameters
+    ----------
+    maps
+        Of `threshold`, `permutation_test`, `contrast` or `read_map`.
+    variable
+        The map that peaks are of: "z_score", "stat", "effect" or "tfce". By default what was thresholded, or z or t.
+    threshold
+        On the scale of `variable`, for both signs of a two-sided test. None takes what `threshold` found significant,
+        or the clusters of the permutation test.
+    cluster_extent
+        Voxels that a cluster must have.
+    connectivity
+        6, 18 or 26 neighbours; by default that of the result, or 26.
+    min_distance
+        Peaks of a cluster are further than this from each other, in mm.
+    peaks
+        Most peaks of a cluster; None lists all.
+    atlas
+        A label image, or an image and a table of its labels (columns ``index`` and ``name``; a DataFrame, a TSV or CSV
+        file, or a list of names whose positions are the labels): adds the column `region`, the label at each peak.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row a peak. `cluster` counts from 1 in each contrast: first clusters of positive values, in falling size, then
+        those of negative ones. `peak` counts from 1, the cluster's highest. `x`, `y`, `z` in mm, `value` of the
+        variable at the peak. In the first row of a cluster also `mean` of the variable, `n_voxels` and `volume_mm3`.
+        Then p-values of the result: of voxels at each peak, of clusters (where these are the test's) in the first row.
+        Without any cluster the table is empty.
+
+    Raises
+    ------
+    InputError
+        No such variable; no threshold, and none in the result; an atlas without the peaks.
+
+    Notes
+    -----
+    A peak has no higher voxel among its 26 neighbours in the cluster; of a plateau it is the voxel nearest to its
+    centre. The numbers are those of `label_clusters` with the same arguments.
+    """
+    rule = make_rule(maps, variable, threshold, cluster_extent, connectivity)
+    if min_distance < 0:
+        raise InputError(f"min_distance is in mm, of at least 0, not {min_distance!r}.")
+    if peaks is not None and peaks < 1:
+        raise InputError(f"peaks must be at least 1, or None for all of them, not {peaks!r}.")
+    regions = None if atlas is None else Atlas.of(atlas)
+    names = [name for name in maps_of(maps) if name in ("p_value", "p_uncorrected") or "_p_fwe" in name]
+    there = compute(maps[[*names, *(name for name in ("cluster_extent",) if name in maps)]])
+    affine = Grid.from_dataset(maps).affine
+    rows: list[dict[str, Any]] = []
+    for label, found in zip(maps["contrast"].values, find_clusters(maps, rule), strict=True):
+        at = there.sel(contrast=label).transpose(*SPACE)
+        for row, voxel in _rows(found, affine, min_distance, peaks):
+            p = {name: float(at[name].values[voxel]) for name in names}
+            whole = row["peak"] == 1 and _is_that_of_the_test(at, voxel, row)
+            p |= {name: np.nan for name in _OF_CLUSTERS if name in p and not whole}
+            rows.append({"contrast": str(label), **row, **p})
+    table = pd.DataFrame(rows, columns=[*_COLUMNS, *names])
+    table = table.astype({"cluster": int, "peak": int, "n_voxels": "Int64"})
+    if regions is not None:
+        table["region"] = regions.at(table[["x", "y", "z"]].to_numpy(dtype=float))
+    table.attrs = {"variable": rule.variable}
+    return table
+
+
+def _rows(found: FoundClusters, affine: Any, min_distance: float, most: int | None) -> Any:
+    """Of each peak what the table says, and its voxel."""
+    size = abs(np.linalg.det(affine[:3, :3]))
+    for number, box in enumerate(ndimage.find_objects(found.labels), 1):
+        inside, heights = found.labels[box] == number, found.heights[box]
+        values = heights[inside]
+        maxima = local_maxima(np.abs(heights), inside) + [part.start for part in box]
+        places = nib.affines.apply_affine(affine, maxima)
+        for peak, k in enumerate(apart(places, min_distance, most), 1):
+            voxel = tuple(int(i) for i in maxima[k])
+            x, y, z = places[k].round(4) + 0.0
+            row = {"cluster": number, "peak": peak, "x": x, "y": y, "z": z, "value": float(found.heights[voxel])}
+            if peak == 1:
+                row |= {"mean": float(values.mean()), "n_voxels": values.size, "volume_mm3": values.size * size}
+            yield row, voxel
+
+
+def _is_that_of_the_test(at: xr.Dataset, voxel: tuple[int, ...], row: dict[str, Any]) -> bool:
+    """Whether a cluster is one that the permutation test has p-values of."""
+    return "cluster_extent" not in at or int(at["cluster_extent"].values[voxel]) == row["n_voxels"]
+
+
+def label_clusters(
+    maps: xr.Dataset,
+    *,
+    variable: str | None = None,
+    threshold: float | None = None,
+    cluster_extent: int = 0,
+    connectivity: int | None = None,
+) -> xr.DataArray:
+    """Number the clusters of a result, as `clusters_table` does with the same arguments.
+
+    Returns
+    -------
+    xarray.DataArray
+        `cluster` (contrast, x, y, z), int32: 0 outside of clusters.
+    """
+    rule = make_rule(maps, variable, threshold, cluster_extent, connectivity)
+    labels = np.stack([found.labels for found in find_clusters(maps, rule)])
+    coords = {"contrast": maps["contrast"].variable}
+    array = xr.DataArray(labels, dims=("contrast", *SPACE), coords=coords, name="cluster")
+    return array.assign_coords(Grid.from_dataset(maps).coords()).assign_attrs(long_name="number of the cluster")

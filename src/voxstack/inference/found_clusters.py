@@ -1,0 +1,141 @@
+"""Which clusters a result has: those of a threshold, of its significant voxels, or of its permutation test."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from voxstack.computation import compute
+from voxstack.errors import InputError, listing
+from voxstack.inference.evidence import maps_of
+from voxstack.inference.statistics import check_connectivity
+from voxstack.kernels import clusters
+from voxstack.kernels.neighbours import neighbours
+from voxstack.kernels.pvalues import TIE
+from voxstack.kernels.suprathreshold import Sides
+from voxstack.schema import SPACE, validate
+
+Float = NDArray[np.float64]
+
+_HEIGHTS = ("z_score", "stat", "effect", "tfce")
+_DEFAULT_CONNECTIVITY = 26
+_TINY = float(np.finfo(float).tiny)  # a threshold of 0 is passed by what is above 0
+
+
+@dataclass(frozen=True)
+class FoundClusters:
+    """Clusters of one contrast.
+
+    Attributes
+    ----------
+    heights : (x, y, z) float64
+        The map that peaks are of.
+    labels : (x, y, z) int32
+        0 outside clusters; 1, 2, ... those of positive values in falling size, and then those of negative ones.
+    """
+
+    heights: Float
+    labels: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How clusters are formed.
+
+    Attributes
+    ----------
+    variable
+        The map that peaks are of.
+    threshold
+        On its scale; None takes the voxels that a result says.
+    connectivity, extent
+        Neighbours, and least number of voxels.
+    """
+
+    variable: str
+    threshold: float | None
+    connectivity: int
+    extent: int
+
+
+def make_rule(
+    maps: xr.Dataset, variable: str | None, threshold: float | None, extent: int, connectivity: int | None
+) -> Rule:
+    """What a user asks for, completed by what the result says; checked."""
+    validate(maps, "contrast", "permutation")
+    if "contrast" not in maps.dims or not set(SPACE) <= set(maps.dims):
+        raise InputError("The result has lost a dimension. Select with a list to keep it: .sel(contrast=['age']).")
+    if threshold is not None and not 0 <= threshold < np.inf:
+        raise InputError(f"threshold must be at least 0, not {threshold!r}: both signs have the same.")
+    if extent < 0:
+        raise InputError(f"cluster_extent is a number of voxels of at least 0, not {extent!r}.")
+    said = _said(maps) if threshold is None else {}
+    if connectivity is None:
+        connectivity = said.get("connectivity", maps.attrs["provenance"].get("connectivity", _DEFAULT_CONNECTIVITY))
+    check_connectivity(connectivity)
+    known = [name for name in _HEIGHTS if name in maps_of(maps)]
+    if variable is None:
+        variable = said.get("variable")
+        variable = variable if variable in known else next(iter(known), "z_score")
+    if variable not in known:
+        raise InputError(
+            f"Clusters have their peaks in one of {listing(known)}, not in {variable!r}: larger values must say more."
+        )
+    return Rule(variable, threshold, connectivity, extent)
+
+
+def _said(maps: xr.Dataset) -> dict[str, Any]:
+    """How the result's own clusters were formed."""
+    provenance = maps.attrs["provenance"]
+    if "significant" in maps:
+        return dict(provenance.get("threshold", {}))
+    if "cluster_forming_z" in provenance:
+        return {"connectivity": provenance["connectivity"]}
+    raise InputError(
+        "The result says no clusters: give threshold=, on the scale of the variable, or let vx.threshold find what is "
+        "significant first."
+    )
+
+
+def find_clusters(maps: xr.Dataset, rule: Rule) -> list[FoundClusters]:
+    """Clusters of each contrast."""
+    needed = [name for name in maps.data_vars if "contrast" in maps[name].dims and name != "null_max"]
+    maps = compute(maps[needed])
+    return [_of_contrast(maps.sel(contrast=name), rule) for name in maps["contrast"].values]
+
+
+def _of_contrast(one: xr.Dataset, rule: Rule) -> FoundClusters:
+    heights = np.asarray(one[rule.variable].transpose(*SPACE).values, dtype=np.float64)
+    sides, inside = _sides(one), ~np.isnan(heights)
+    if rule.threshold is None:
+        inside &= _own(one)
+    values = heights[inside]
+    table = neighbours(inside, rule.connectivity)
+    labels, number = np.zeros(heights.shape, dtype=np.int32), 0
+    for side in ("greater", "less") if sides == "signed" else (sides,):
+        found = clusters.label(values, table, threshold=rule.threshold or _TINY, sides=side, tie=TIE)
+        extent = np.bincount(found)
+        found[(extent < rule.extent)[found]] = 0  # the smallest have the last numbers
+        labels[inside] += np.where(found > 0, found + number, 0).astype(np.int32)
+        number += int(found.max(initial=0))
+    return FoundClusters(heights, labels)
+
+
+def _sides(one: xr.Dataset) -> Sides:
+    if one["stat_type"].item() == "F":
+        return "greater"
+    provenance = one.attrs["provenance"]
+    alternative = provenance.get("threshold", {}).get("alternative", one.attrs["alternative"])
+    if alternative != "two-sided":
+        return "greater" if alternative == "greater" else "less"
+    return "absolute" if provenance.get("two_sided_clusters") == "absolute" else "signed"
+
+
+def _own(one: xr.Dataset) -> NDArray[np.bool_]:
+    """Voxels of the clusters that a result has."""
+    if "significant" in one:
+        return np.asarray(one["significant"].transpose(*SPACE).values)
+    name = "cluster_extent" if "cluster_extent" in one else "cluster_mass"
+    return np.asarray(one[name].transpose(*SPACE).values > 0)
