@@ -288,7 +288,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            ("stak", "There is no command 'stak'; there are demo, simulate, stack, info, fit, permute."),
+            ("stak", "There is no command 'stak'; there are demo, simulate, stack, info, fit, permute, "),
             ("stack a.tsv b.zarr", "Missing option '--map'"),
             ("fit a.zarr --contrast age --output o", "Missing option '--design'"),
             ("fit a.zarr --design ~1 --contrast age --output o --missing some", "'some' is not one of"),

@@ -20,6 +20,8 @@ _VERBS = {
     "info": "Say what a cohort or a result holds.",
     "fit": "Fit a linear model to every voxel and test contrasts.",
     "permute": "Test contrasts by relabelling subjects, corrected for all voxels.",
+    "threshold": "Keep what is significant of a result.",
+    "clusters": "List the clusters and peaks of a result.",
 }
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+import nibabel as nib
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -26,7 +27,7 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
     Parameters
     ----------
     dataset
-        Of `contrast`, `fit_glm` or `permutation_test`; what is lazy is computed, all together.
+        Of `contrast`, `fit_glm`, `permutation_test` or `threshold`; what is lazy is computed, all together.
     folder
         Made if it is not there. Files of the same name are replaced, once all new ones are written.
     prefix
@@ -44,6 +45,9 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
         voxels; ``regressor-age_stat-beta_statmap.nii.gz``, ``stat-residualvariance`` and ``stat-dof`` for a fit.
         For a permutation test ``contrast-age_stat-t_statmap.nii.gz``, ``contrast-age_stat-voxel_desc-fwe_p.nii.gz``,
         ``contrast-age_stat-voxel_desc-uncorrected_p.nii.gz``, ``contrast-age_stat-tfce_statmap.nii.gz`` and so on.
+        Of what `threshold` gives, the map that was thresholded and what is significant:
+        ``contrast-age_stat-z_desc-thresholdedfdr_statmap.nii.gz`` and
+        ``contrast-age_stat-z_desc-significantfdr_mask.nii.gz``.
         Labels keep their letters and digits. Of a one-sided confidence interval only the finite bound is written: the
         other one is infinite everywhere. Values are float32, or float64 where that cannot hold them; p and dof are
         float64; NaN outside the mask.
@@ -153,9 +157,14 @@ def _image(dataset: xr.Dataset, one: PlannedMap) -> bytes:
         data = data.copy(data=z_to_log10p(at["z_score"].values, alternative))
     if one.suffix == "log10p":
         data = data.copy(data=0.0 - np.log10(data.values))
+    if data.dtype == bool:
+        return compressed(to_nifti(data), "mask")
     wide = stat in ("p", "dof") or one.suffix == "p" or not _fits_float32(data.values)
-    image = to_nifti(data.astype(np.float64 if wide else np.float32))
-    image.header["descrip"] = stat.encode()
+    return compressed(to_nifti(data.astype(np.float64 if wide else np.float32)), stat)
+
+
+def compressed(image: nib.Nifti1Image, description: str) -> bytes:
+    image.header["descrip"] = description.encode()
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 
 

@@ -50,6 +50,8 @@ class PlannedMap:
 def planned(dataset: xr.Dataset, *, log10_p: bool) -> list[PlannedMap]:
     """The maps of a contrast, a fit or a permutation test, with -log10 of p-values in their place where asked for."""
     kind = dataset.attrs["kind"]
+    if "significant" in dataset:
+        return list(_of_threshold(dataset, log10_p))
     if kind == "fit":
         return list(_of_fit(dataset))
     return list((_of_contrasts if kind == "contrast" else _of_permutations)(dataset, log10_p))
@@ -95,6 +97,23 @@ def _of_permutations(result: xr.Dataset, log10_p: bool) -> Iterator[PlannedMap]:
             if corrected and log10_p:
                 told["Description"] = f"-log10 of the {told['Description']}"
             yield PlannedMap(entities, variable, selection, told, suffix if corrected else "statmap")
+
+
+def _of_threshold(result: xr.Dataset, log10_p: bool) -> Iterator[PlannedMap]:
+    """The map that was thresholded, and what is significant of it."""
+    options = result.attrs["provenance"]["threshold"]
+    unthresholded = result.drop_vars("significant")
+    for one in planned(unthresholded, log10_p=log10_p):
+        if one.variable != options["variable"]:
+            continue
+        name = str(result["contrast"].sel(one.selection).item())
+        told = {**one.meta, "Threshold": {**options, "value": float(result["threshold"].sel(one.selection))}}
+        correction = {"none": "uncorrected"}.get(options["correction"], options["correction"])
+        label = "".join(dict.fromkeys((one.entities.get("desc", ""), correction)))
+        yield PlannedMap({**one.entities, "desc": f"thresholded{label}"}, one.variable, one.selection, told, one.suffix)
+        told = {**told, "Description": result["significant"].attrs["long_name"]}
+        entities = {**one.entities, "desc": f"significant{label}"}
+        yield PlannedMap(entities, "significant", {"contrast": name}, told, "mask")
 
 
 def _contrast_meta(result: xr.Dataset, name: str, one: xr.Dataset, stat_type: str) -> dict[str, Any]:

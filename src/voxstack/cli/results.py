@@ -1,0 +1,63 @@
+"""What verbs that read a result share: a folder of a run, a store, or a map of another program."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+import xarray as xr
+
+from voxstack.errors import InputError
+from voxstack.export.folder import RESULTS
+from voxstack.export.results import open_results
+from voxstack.inference.read_map import MapKind, read_map
+from voxstack.io.readers import looks_like_image
+from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def reading(command: Command) -> Command:
+    """SOURCE and the options that say what a map of another program is."""
+    for decorate in reversed(
+        (
+            click.argument("source", metavar="DIR|MAP", type=click.Path(readable=False)),
+            click.option("--kind", type=click.Choice(get_args(MapKind)), help="What MAP holds.  [default: z]"),
+            click.option("--dof", type=float, metavar="N", help="Residual degrees of freedom of MAP, of t and F."),
+            click.option("--dof-num", type=int, metavar="N", help="Numerator degrees of freedom of MAP, of F."),
+            click.option("--mask", type=click.Path(readable=False), help="An image of the voxels that were tested."),
+            click.option("--alternative", type=click.Choice(ALTERNATIVES), help="By default that of the result."),
+            click.option("--variable", help="Such as z_score, stat or tfce."),
+            click.option("--cluster-extent", type=int, default=0, show_default=True, metavar="K",
+                         help="Voxels that a cluster must have."),
+            click.option("--quiet", is_flag=True, help="Print nothing."),
+        )
+    ):  # fmt: skip
+        command = decorate(command)
+    return command
+
+
+def open_source(
+    source: str,
+    *,
+    kind: MapKind | None,
+    dof: float | None,
+    dof_num: int | None,
+    mask: str | None,
+    alternative: Alternative | None,
+) -> xr.Dataset:
+    """The result of a run's folder or of a store, or a map."""
+    if looks_like_image(source):
+        return read_map(
+            source,
+            kind=kind or "z",
+            dof=dof,
+            dof_num=dof_num or 1,
+            mask=mask,
+            alternative=alternative or "two-sided",
+            name=Path(source).name.split(".")[0],
+        )
+    if (kind, dof, dof_num) != (None, None, None):
+        raise InputError("--kind, --dof and --dof-num are for a MAP; results say what they are.")
+    folder = Path(source)
+    return open_results(folder / RESULTS if (folder / RESULTS).exists() else source)

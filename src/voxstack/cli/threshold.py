@@ -1,0 +1,58 @@
+"""voxstack threshold."""
+
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from voxstack.cli.options import check_output
+from voxstack.cli.results import open_source, reading
+from voxstack.export.folder import write_folder
+from voxstack.inference.evidence import Correction
+from voxstack.inference.read_map import MapKind
+from voxstack.inference.threshold import threshold
+from voxstack.kernels.pvalues import Alternative
+
+
+@click.command("threshold")
+@reading
+@click.option("--correction", type=click.Choice(get_args(Correction)), default="fdr", show_default=True,
+              help="fwe: of a permutation test.")  # fmt: skip
+@click.option("--alpha", type=float, default=0.05, show_default=True, metavar="P")
+@click.option("--connectivity", type=int, default=26, show_default=True, help="Neighbours in a cluster: 6, 18 or 26.")
+@click.option("--output", "folder", type=click.Path(path_type=Path), required=True, metavar="DIR")
+@click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR.")
+def command(
+    source: str,
+    kind: MapKind | None,
+    dof: float | None,
+    dof_num: int | None,
+    mask: str | None,
+    alternative: Alternative | None,
+    variable: str | None,
+    cluster_extent: int,
+    quiet: bool,
+    correction: Correction,
+    alpha: float,
+    connectivity: int,
+    folder: Path,
+    overwrite: bool,
+) -> None:
+    """Keep what is significant of the results in DIR, or of a MAP of another program."""
+    check_output(folder, overwrite=overwrite)
+    maps = open_source(source, kind=kind, dof=dof, dof_num=dof_num, mask=mask, alternative=alternative)
+    found = threshold(
+        maps,
+        alpha=alpha,
+        correction=correction,
+        variable=variable,
+        mask=mask,
+        cluster_extent=cluster_extent,
+        connectivity=connectivity,
+        alternative=alternative,
+    )
+    paths = write_folder(found, folder, overwrite=overwrite)
+    if not quiet:
+        for line in found.attrs["summary"]:
+            click.echo(line)
+        click.echo(f"{len(paths)} maps and results.zarr in {folder}")
