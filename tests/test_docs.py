@@ -122,7 +122,9 @@ def options_of(verb: str) -> set[str]:
 
 def test_command_line_page_lists_every_verb_and_option_and_no_other() -> None:
     text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^## (?:voxstack )?([\w ]+?)(?: [A-Z| ]+)?$\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S))
+    sections = dict(
+        re.findall(r"^## (?:voxstack )?([\w ]+?)(?: [A-Z| ]+)?$\n(.*?)(?=^## |\Z)", text, flags=re.M | re.S)
+    )
     listed = {title: set(re.findall(r"^\| `(--[\w-]+)", body, flags=re.M)) for title, body in sections.items()}
     shared = listed.pop("Verbs that compute")
     verbs = cli.list_commands(click.Context(cli))
