@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 import voxstack as vx
-from voxstack.figures.slices import plot_slices
 
 
 def participants(folder: Path) -> pd.DataFrame:
@@ -60,7 +59,7 @@ def main(data: Path, output: Path) -> None:
 
     paths = vx.write_maps(result, output / "maps")
     vx.save_results(result, output / "maps" / "results.zarr", overwrite=True)
-    figure = plot_slices(
+    figure = vx.figures.plot_slices(
         result.z_score.sel(contrast="X"),
         threshold=3.1,
         cuts=(-12, 0, 12, 24, 36, 48),

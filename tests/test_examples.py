@@ -45,6 +45,22 @@ def test_wager2008_finds_the_published_slopes(data_folder: Path, tmp_path: Path)
     assert (output / "slope.png").stat().st_size > 10_000
 
 
+def test_wager2008_report_tells_what_its_table_and_page_hold(data_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nilearn")
+    output = tmp_path / "results"
+    said = run_script("wager2008_report.py", tmp_path, data_folder.resolve(), output)
+    told = re.search(r"mean: ([\d,]+) of [\d,]+ voxels are significant", said)
+    assert told is not None
+    table = pd.read_csv(output / "clusters.tsv", sep="\t")
+    assert table["n_voxels"].sum() == int(told[1].replace(",", ""))
+    bound = re.search(r"(\d+) voxels, (\d+) or more active", said)
+    assert bound is not None
+    assert 0 <= int(bound[2]) <= int(bound[1])
+    page = (output / "report.html").read_text(encoding="utf-8")
+    assert "Reappraisal of negative pictures" in page
+    assert str(tmp_path) not in page
+
+
 def t_of_first(model: NDArray[np.float64], y: NDArray[np.float64], dof: int) -> NDArray[np.float64]:
     """t of the first of the orthonormal regressors (2, n), by definition."""
     products = model @ y

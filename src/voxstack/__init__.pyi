@@ -1,4 +1,5 @@
 from . import errors as errors
+from . import figures as figures
 from ._version import __version__ as __version__
 from .computation import compute as compute
 from .design import make_design as make_design
@@ -19,6 +20,7 @@ from .memory import MemoryPlan as MemoryPlan
 from .memory import memory_plan as memory_plan
 from .models.contrast import contrast as contrast
 from .models.fit import fit_glm as fit_glm
+from .reporting.page import report as report
 from .simulate import simulate_cohort as simulate_cohort
 from .store.describe import describe as describe
 from .store.open import from_arrays as from_arrays

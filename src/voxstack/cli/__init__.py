@@ -22,6 +22,7 @@ _VERBS = {
     "permute": "Test contrasts by relabelling subjects, corrected for all voxels.",
     "threshold": "Keep what is significant of a result.",
     "clusters": "List the clusters and peaks of a result.",
+    "report": "Write one page about results.",
 }
 
 

@@ -59,5 +59,10 @@ def open_source(
         )
     if (kind, dof, dof_num) != (None, None, None):
         raise InputError("--kind, --dof and --dof-num are for a MAP; results say what they are.")
-    folder = Path(source)
-    return open_results(folder / RESULTS if (folder / RESULTS).exists() else source)
+    return open_folder(source)
+
+
+def open_folder(folder: str) -> xr.Dataset:
+    """The result of a run's folder, or of a store."""
+    results = Path(folder) / RESULTS
+    return open_results(results if results.exists() else folder)

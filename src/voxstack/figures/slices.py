@@ -1,4 +1,4 @@
-"""Statistical maps as slices of a brain, drawn by nilearn."""
+"""Maps as slices of a brain, drawn by nilearn."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,13 +8,14 @@ import nibabel as nib
 import numpy as np
 import xarray as xr
 
-from voxstack.errors import InputError, VoxstackError
-from voxstack.export.nifti import to_nifti
+from voxstack.errors import InputError
+from voxstack.figures.drawing import check_map, colours_of, drawing, drawn, image_of, template_for, title_of
+from voxstack.schema import SUBJECT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MNI_CODE = 4
+Background = str | Path | nib.spatialimages.SpatialImage
 
 
 def plot_slices(
@@ -24,14 +25,15 @@ def plot_slices(
     title: str | None = None,
     direction: Literal["x", "y", "z"] = "z",
     cuts: int | Sequence[float] = 7,
-    background: str | Path | nib.spatialimages.SpatialImage | None = None,
+    background: Background | None = None,
+    vmax: float | None = None,
 ) -> "Figure":
-    """Slices of a statistical map on a background.
+    """Slices of a map on a background.
 
     Parameters
     ----------
     stat_map : (x, y, z)
-        Such as ``result.z_score.sel(contrast="age")``; NaN is not drawn.
+        Such as ``result.z_score.sel(contrast="age")``; NaN is not drawn. p-values are drawn as -log10 p.
     threshold
         Values closer to 0 are not drawn.
     title
@@ -42,6 +44,8 @@ def plot_slices(
         Positions of the slices in mm, or their number: then evenly over the map's extent.
     background
         Image to draw on. By default nilearn's MNI template for maps in MNI space, else nothing.
+    vmax
+        Value of the last colour; by default the largest of the map.
 
     Returns
     -------
@@ -52,46 +56,57 @@ def plot_slices(
     VoxstackError
         nilearn and matplotlib are not installed (``pip install 'voxstack[report]'``).
     """
-    try:
-        from matplotlib import pyplot as plt
-        from nilearn import plotting
-        from nilearn.datasets import load_mni152_template
-    except ImportError as error:
-        raise VoxstackError(
-            "Figures need nilearn and matplotlib. Install them with: pip install 'voxstack[report]'."
-        ) from error
-    if set(stat_map.dims) != {"x", "y", "z"}:
-        raise InputError(f"A map has the dimensions x, y and z, not {stat_map.dims}. Select one, such as a contrast.")
-    image = to_nifti(stat_map.fillna(0))
-    if background is None:
-        in_mni = image.header["sform_code"] == _MNI_CODE
-        background = load_mni152_template(resolution=2) if in_mni else None
+    plt, plotting = drawing()
+    check_map(stat_map)
+    shown = drawn(stat_map)
+    image = image_of(shown)
     positions = _cuts(stat_map, direction, cuts) if isinstance(cuts, int) else [float(p) for p in cuts]
     figure = plt.figure(figsize=(1.9 * len(positions) + 0.8, 2.9))
     plotting.plot_stat_map(
         image,
-        bg_img=background,
+        bg_img=template_for(image, background),
         threshold=max(threshold, np.finfo(float).tiny),
         display_mode=direction,
         cut_coords=positions,
+        vmax=vmax,
         figure=figure,
         axes=(0, 0, 1, 0.86),  # nilearn would write the title over the first slice
         draw_cross=False,
         black_bg=False,
+        **colours_of(shown),
     )
-    figure.suptitle(_title(stat_map) if title is None else title, x=0.01, ha="left")
-    return figure
+    figure.suptitle(title_of(shown) if title is None else title, x=0.01, ha="left")
+    drawn_figure: Figure = figure
+    return drawn_figure
+
+
+def plot_coverage(cohort: xr.Dataset, *, background: Background | None = None) -> "Figure":
+    """Slices of the share of subjects that have data.
+
+    Parameters
+    ----------
+    cohort
+        Of `open_cohort` or `stack`.
+    background
+        As of `plot_slices`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+    """
+    if "n_valid" not in cohort.variables:
+        raise InputError("The cohort does not count its valid subjects (n_valid): open a stored one.")
+    share = cohort["n_valid"] / cohort.sizes[SUBJECT]
+    return plot_slices(
+        share.where(share > 0),
+        title=f"share of {cohort.sizes[SUBJECT]} subjects with data",
+        background=background,
+        vmax=1.0,
+    )
 
 
 def _cuts(stat_map: xr.DataArray, direction: str, n_slices: int) -> list[float]:
     """Positions in mm spread evenly over the part of the map that holds values."""
     others = [dim for dim in stat_map.dims if dim != direction]
     held = stat_map[direction].values[stat_map.notnull().any(others).values]
-    if not held.size:
-        raise InputError("The map holds no value: every voxel is missing.")
     return [float(p) for p in np.round(np.linspace(held.min(), held.max(), n_slices + 2)[1:-1])]
-
-
-def _title(stat_map: xr.DataArray) -> str:
-    name = str(stat_map.attrs.get("long_name", stat_map.name))
-    return f"{name}: {stat_map['contrast'].item()}" if "contrast" in stat_map.coords else name

@@ -34,6 +34,7 @@ from voxstack.models.inputs import (
     check_rank,
     choose_cases,
     choose_map,
+    described_mask,
     labels_of,
     mask_inside,
 )
@@ -236,7 +237,9 @@ def permutation_test(
 
     # Conclude
     result = assemble(hypotheses, found, names, enhancement, Grid.from_dataset(cohort), joint=joint, tail=tail)
-    details |= {"n_permutations": int(n_permutations), "joint": joint, "tail": tail}
+    details |= {"n_permutations": int(n_permutations), "joint": joint, "tail": tail, "n_subjects": len(matrix)}
+    details |= {} if mask is None else {"mask": described_mask(mask)}
+    details |= {} if blocks is None else {"blocks": _described_blocks(blocks)}
     record = provenance.record("permutation_test", **details)
     result = annotate(result, "permutation", alternative=alternative, provenance=record)
     for variable_name in [v for v in result.data_vars if "_p_" in str(v) or v == "p_uncorrected"]:
@@ -284,6 +287,13 @@ def _identity(
         "the order of relabellings": digest(*first),
     }
     return {**details, **{name: {"digest": found} for name, found in digests.items()}}
+
+
+def _described_blocks(blocks: str | Blocks) -> dict[str, Any]:
+    """For provenance: the covariate, or that there were labels."""
+    one = Blocks(blocks) if isinstance(blocks, str) else blocks
+    told = {"column": one.labels} if isinstance(one.labels, str) else {"labels": "given"}
+    return {**told, "within": not one.whole if one.within is None else one.within, "whole": one.whole}
 
 
 def _tree(blocks: str | Blocks | None, cohort: xr.Dataset, kept: NDArray[np.bool_]) -> Tree:

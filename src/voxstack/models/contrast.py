@@ -116,7 +116,7 @@ def contrast(
     grid = Grid.from_dataset(fit)
     result = result.assign_coords(coords).assign_coords(grid.coords()).assign_coords(mask=fit["mask"].variable)
     weights = {hypothesis.name: hypothesis.weights.tolist() for hypothesis in hypotheses}
-    of_fit = ("model", "missing", "min_subjects", "variable", "formula", "dropped_subjects")
+    of_fit = ("model", "missing", "min_subjects", "variable", "formula", "n_subjects", "dropped_subjects", "mask")
     details = {key: fit.attrs[key] for key in of_fit if key in fit.attrs}
     details |= {"contrasts": weights, "regressors": regressors, "alternative": alternative}
     details |= {"effect_sizes": list(sizes)} if sizes else {}

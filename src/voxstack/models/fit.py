@@ -21,6 +21,7 @@ from voxstack.models.inputs import (
     check_rank,
     choose_cases,
     choose_map,
+    described_mask,
     labels_of,
     mask_inside,
 )
@@ -128,6 +129,7 @@ def fit_glm(
     details: dict[str, Any] = {"model": model, "missing": missing, "variable": name}
     details |= {} if min_subjects is None else {"min_subjects": cases.min_subjects}
     details |= {key: matrix.attrs[key] for key in ("formula", "dropped_subjects") if key in matrix.attrs}
+    details |= {} if mask is None else {"mask": described_mask(mask)}
     whole = {"regressors": regressors, "n_subjects": len(matrix)}
     return annotate(fit, "fit", **details, **whole, provenance=provenance.record("fit_glm", **details))
 

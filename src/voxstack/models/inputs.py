@@ -18,7 +18,7 @@ from voxstack.grid import Grid
 from voxstack.kernels.basis import Basis
 from voxstack.models.blueprint import Cases, Missing
 from voxstack.schema import SPACE, SUBJECT, map_names
-from voxstack.store.mask import mask_on_grid
+from voxstack.store.mask import mask_name, mask_on_grid
 
 AnalysisMask = xr.DataArray | NDArray[np.bool_] | str | Path | SpatialImage
 
@@ -49,6 +49,13 @@ def choose_map(cohort: xr.Dataset, variable: str | None) -> str:
     if variable not in names:
         raise InputError(f"The cohort has no map {variable!r}. It has: {listing(names)}.")
     return variable
+
+
+def described_mask(mask: AnalysisMask) -> str:
+    """For provenance: a file's name, or what it was."""
+    if isinstance(mask, str | Path):
+        return mask_name(Path(mask))
+    return mask_name(mask) if isinstance(mask, SpatialImage) else "an array"
 
 
 def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.bool_]:

@@ -1,0 +1,84 @@
+"""What all figures need: the libraries that draw, and maps as images."""
+
+from typing import Any, NamedTuple
+
+import nibabel as nib
+import numpy as np
+import xarray as xr
+
+from voxstack.errors import InputError, VoxstackError
+from voxstack.export.nifti import to_nifti
+from voxstack.schema import SPACE
+
+_MNI_CODE = 4
+
+
+class Drawing(NamedTuple):
+    """matplotlib.pyplot and nilearn.plotting."""
+
+    plt: Any
+    plotting: Any
+
+
+def drawing() -> Drawing:
+    """Import them; `VoxstackError` where they are not installed."""
+    try:
+        from matplotlib import pyplot as plt
+        from nilearn import plotting
+    except ImportError as error:
+        raise VoxstackError(
+            "Figures need nilearn and matplotlib. Install them with: pip install 'voxstack[report]'."
+        ) from error
+    return Drawing(plt, plotting)
+
+
+def check_map(stat_map: xr.DataArray) -> None:
+    """Refuse what is not a single map, or holds nothing."""
+    if set(stat_map.dims) != set(SPACE):
+        raise InputError(f"A map has the dimensions x, y and z, not {stat_map.dims}. Select one, such as a contrast.")
+    if not stat_map.notnull().any():
+        raise InputError("The map holds no value: every voxel is missing.")
+
+
+def drawn(stat_map: xr.DataArray) -> xr.DataArray:
+    """What is drawn of a map: -log10 of p-values, so that what is significant stands out, and others as they are."""
+    name = str(stat_map.name)
+    if not (name in ("p_value", "p_uncorrected") or "_p_fwe" in name):
+        return stat_map
+    with np.errstate(divide="ignore"):
+        found = 0.0 - np.log10(stat_map.values)
+    largest = np.max(found, where=np.isfinite(found), initial=0.0)  # p may underflow to 0
+    attrs = {"long_name": f"-log10 of the {stat_map.attrs.get('long_name', name)}"}
+    return stat_map.copy(data=np.minimum(found, largest)).assign_attrs(attrs)
+
+
+def image_of(stat_map: xr.DataArray) -> nib.Nifti1Image:
+    """The image that nilearn draws: 0, which it leaves out, where nothing is known."""
+    return to_nifti(stat_map.fillna(0))
+
+
+def colours_of(stat_map: xr.DataArray) -> dict[str, Any]:
+    """Options of nilearn: diverging colours where there are two signs, and rising ones elsewhere."""
+    return {} if float(stat_map.min()) < 0 else {"cmap": "inferno", "symmetric_cbar": False}
+
+
+def template_for(image: nib.Nifti1Image, background: Any) -> Any:
+    """What to draw on: what is given, or nilearn's MNI template for maps in MNI space, or nothing."""
+    if background is not None or image.header["sform_code"] != _MNI_CODE:
+        return background
+    from nilearn.datasets import load_mni152_template
+
+    return load_mni152_template(resolution=2)
+
+
+def label(text: object, most: int = 40) -> str:
+    """Text of users for matplotlib: not longer than this, and without formulas."""
+    told = str(text)
+    return (told if len(told) <= most else f"{told[: most - 3]}...").replace("$", r"\$")
+
+
+def title_of(stat_map: xr.DataArray) -> str:
+    """Long name, and contrast or subject."""
+    name = str(stat_map.attrs.get("long_name", stat_map.name))
+    of = [label(stat_map[key].item()) for key in ("contrast", "subject") if key in stat_map.coords]
+    return ": ".join([name, *of])

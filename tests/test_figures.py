@@ -1,0 +1,124 @@
+"""Figures show what they are given."""
+
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+import voxstack as vx
+from permuted_cohorts import run
+from voxstack.errors import InputError
+
+matplotlib = pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(autouse=True)
+def drawing() -> Any:
+    matplotlib.use("Agg")
+    yield
+    from matplotlib import pyplot as plt
+
+    plt.close("all")
+
+
+def people(n: int) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    return pd.DataFrame(
+        {"age": rng.uniform(20, 80, n), "site": np.resize(["a", "b", "c"], n)}, index=[f"s{i:02d}" for i in range(n)]
+    )
+
+
+def cohort(n: int = 8) -> xr.Dataset:
+    maps = np.random.default_rng(0).normal(size=(n, 8, 9, 7))
+    maps[0, 2, 2, 2] = np.nan
+    return vx.from_arrays({"effect": maps}, affine=np.diag([20.0, 20, 20, 1]), participants=people(n))
+
+
+def texts(figure: Any) -> str:
+    found = [text.get_text() for text in figure.findobj(matplotlib.text.Text)]
+    return "\n".join(found)
+
+
+def test_maps_of_p_are_drawn_as_their_logarithm() -> None:
+    p = np.full((8, 9, 7), 0.5)
+    p[1, 2, 3], p[4, 4, 4] = 1e-6, 0.0
+    result = vx.read_map(nib.Nifti1Image(p, np.diag([20.0, 20, 20, 1])), kind="p")
+    figure = vx.figures.plot_slices(result["p_value"].sel(contrast="map"), cuts=[40.0, 60.0])
+    assert "-log10 of the uncorrected p-value: map" in texts(figure)
+
+
+@pytest.mark.parametrize("code", [0, 4])
+def test_glass_brain_and_montage(code: int) -> None:
+    one = cohort()["effect"]
+    one.coords["spatial_ref"].attrs["space_code"] = code
+    figure = vx.figures.plot_glass_brain(one.isel(subject=0), threshold=1.0)
+    assert "subject maps: s00" in texts(figure)
+    figure = vx.figures.plot_montage(one, subjects=["s01", "s05", "s02"], columns=2)
+    shown = texts(figure)
+    assert all(name in shown for name in ("s01", "s05", "s02"))
+    assert "s03" not in shown
+
+
+def test_design_and_contrasts() -> None:
+    data = cohort()
+    design = vx.make_design(data, "~ age + site")
+    figure = vx.figures.plot_design(design)
+    assert {"Intercept", "age", "site[T.b]", "site[T.c]"} <= set(texts(figure).split("\n"))
+    result = vx.contrast(vx.fit_glm(data, design), {"older": "2 * age", "sites": ["site[T.b]", "site[T.c]"]})
+    figure = vx.figures.plot_contrasts(result)
+    assert {"older", "sites [1]", "sites [2]"} <= set(texts(figure).split("\n"))
+    (picture,) = figure.findobj(matplotlib.image.AxesImage)
+    np.testing.assert_array_equal(picture.get_array(), [[0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def test_null_distribution_shows_the_observed_maximum_and_its_p() -> None:
+    result = run(cohort(), np.ones((8, 1)), {"mean": [1]}, statistics=("voxel", "tfce"))
+    figure = vx.figures.plot_null(result, statistic="tfce")
+    maxima = result["null_max"].sel(statistic="tfce", contrast="mean").values
+    p = np.mean(maxima >= maxima[0] - 1e-9)
+    assert f"observed: {maxima[0]:.4g}, p = {p:.3g}" in texts(figure)
+    heights = [patch.get_height() for patch in figure.axes[0].patches]
+    assert sum(heights) == len(maxima)
+
+
+def test_effect_at_a_voxel_is_that_of_least_squares() -> None:
+    data = cohort()
+    at = (40.0, 40.0, 40.0)
+    figure = vx.figures.plot_effect(data, "age", at)
+    y, age = data["effect"].sel(x=40, y=40, z=40).values, data["age"].values
+    slope, intercept = np.polyfit(age[1:], y[1:], 1)  # the first subject lacks the voxel
+    (line,) = figure.axes[0].lines
+    np.testing.assert_allclose(line.get_ydata(), intercept + slope * line.get_xdata())
+    assert "1 of 8 subjects missing" in texts(figure)
+    figure = vx.figures.plot_effect(data, "site", at)
+    means = pd.Series(y).groupby(data["site"].values).mean()
+    groups = figure.axes[0].findobj(matplotlib.collections.LineCollection)
+    np.testing.assert_allclose([group.get_segments()[0][0][1] for group in groups], means)
+
+
+def test_coverage(tmp_path: Any) -> None:
+    folder = vx.simulate_cohort(tmp_path / "sim", n_subjects=4, resolution=12)
+    stored = vx.stack(folder / "participants.tsv", tmp_path / "c.zarr", maps={"effect": "effect_path"}, mask=0.5)
+    assert "share of 4 subjects with data" in texts(vx.figures.plot_coverage(stored))
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda data, f: f.plot_glass_brain(data["effect"]), "has the dimensions x, y and z"),
+        (lambda data, f: f.plot_slices(data["effect"][0] * np.nan), "holds no value"),
+        (lambda data, f: f.plot_montage(data["effect"], subjects=["nobody"]), "no subject nobody"),
+        (lambda data, f: f.plot_montage(data["effect"][0]), "dimensions subject, x, y and z"),
+        (lambda data, f: f.plot_effect(data, "iq", (0, 0, 0)), "no covariate 'iq'"),
+        (lambda data, f: f.plot_effect(data, "age", (900, 0, 0)), "outside the grid"),
+        (lambda data, f: f.plot_design(data["effect"]), "dimensions subject and regressor"),
+        (lambda data, f: f.plot_null(data), "no null_max"),
+        (lambda data, f: f.plot_coverage(data.drop_vars("n_valid", errors="ignore")), "n_valid"),
+    ],
+)
+def test_mistakes_are_named(call: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        call(cohort(), vx.figures)
