@@ -23,28 +23,35 @@ PROJECT = tomllib.loads(PYPROJECT)["project"]
 CONDA_NAMES = {
     "dask": "dask-core",  # dask itself is a bundle with distributed, bokeh and more
     "matplotlib": "matplotlib-base",  # without Qt
+    "playwright": "playwright-python",  # playwright is the program for Node.js
     "zlib-ng": "python-zlib-ng",  # zlib-ng is the library in C
 }
 
 FUNCTIONS = {
     "at_mm",
+    "clusters_table",
     "compute",
     "contrast",
     "describe",
     "fit_glm",
     "from_arrays",
+    "label_clusters",
     "make_design",
     "memory_plan",
     "open_cohort",
     "open_results",
     "permutation_test",
+    "read_map",
+    "report",
     "save_results",
     "simulate_cohort",
     "stack",
+    "threshold",
     "to_nifti",
+    "true_discovery_proportion",
     "write_maps",
 }
-OTHER_NAMES = {"Blocks", "MemoryPlan", "TFCE", "__version__", "errors"}
+OTHER_NAMES = {"Blocks", "MemoryPlan", "TFCE", "__version__", "errors", "figures"}
 
 
 def requirements(*extras: str) -> list[Requirement]:

@@ -131,10 +131,20 @@ def label_clusters(
 ) -> xr.DataArray:
     """Number the clusters of a result, as `clusters_table` does with the same arguments.
 
+    Parameters
+    ----------
+    maps, variable, threshold, cluster_extent, connectivity
+        As of `clusters_table`.
+
     Returns
     -------
     xarray.DataArray
         `cluster` (contrast, x, y, z), int32: 0 outside of clusters.
+
+    Raises
+    ------
+    InputError
+        No such variable; no threshold, and none in the result.
     """
     rule = make_rule(maps, variable, threshold, cluster_extent, connectivity)
     labels = np.stack([found.labels for found in find_clusters(maps, rule)])
