@@ -193,6 +193,21 @@ def test_z_comes_from_t_and_f_where_there_is_none() -> None:
     assert np.isnan(ours["hommel_value"].sel(contrast="both", side="negative"))
 
 
+def test_they_are_saved_and_written(tmp_path: Path) -> None:
+    found = vx.true_discovery_proportion(result_of(np.full((3, 3, 3), 4.0)), cluster_forming_z=[3.1, 3.5])
+    vx.save_results(found, tmp_path / "tdp.zarr")
+    xr.testing.assert_identical(vx.open_results(tmp_path / "tdp.zarr").compute(), found)
+    names = [path.name for path in vx.write_maps(found, tmp_path)]
+    assert names == [
+        f"contrast-map_desc-{what}z{z}_{suffix}.nii.gz"
+        for z in ("3p1", "3p5")
+        for what, suffix in (("tdp", "statmap"), ("label", "dseg"))
+    ]
+    image = nib.load(tmp_path / "contrast-map_desc-labelz3p5_dseg.nii.gz")
+    assert image.get_data_dtype() == np.int32
+    np.testing.assert_array_equal(image.get_fdata(), 1)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

@@ -27,7 +27,8 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
     Parameters
     ----------
     dataset
-        Of `contrast`, `fit_glm`, `permutation_test` or `threshold`; what is lazy is computed, all together.
+        Of `contrast`, `fit_glm`, `permutation_test`, `threshold` or `true_discovery_proportion`; what is lazy is
+        computed, all together.
     folder
         Made if it is not there. Files of the same name are replaced, once all new ones are written.
     prefix
@@ -48,9 +49,10 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
         Of what `threshold` gives, the map that was thresholded and what is significant:
         ``contrast-age_stat-z_desc-thresholdedfdr_statmap.nii.gz`` and
         ``contrast-age_stat-z_desc-significantfdr_mask.nii.gz``.
-        Labels keep their letters and digits. Of a one-sided confidence interval only the finite bound is written: the
-        other one is infinite everywhere. Values are float32, or float64 where that cannot hold them; p and dof are
-        float64; NaN outside the mask.
+        Of true discoveries, for clusters beyond z = 3.1, ``contrast-age_desc-tdpz3p1_statmap.nii.gz`` and
+        ``contrast-age_desc-labelz3p1_dseg.nii.gz``. Labels keep their letters and digits. Of a one-sided confidence
+        interval only the finite bound is written: the other one is infinite everywhere. Values are float32, or float64
+        where that cannot hold them; p and dof are float64; NaN outside the mask.
 
     Raises
     ------
@@ -103,7 +105,7 @@ def make_folder(folder: Path) -> None:
 
 def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = False) -> list[str]:
     """Names of the images that `write_maps` writes, computing nothing; `InputError` where two would be the same."""
-    validate(dataset, "contrast", "fit", "permutation")
+    validate(dataset, "contrast", "fit", "permutation", "discoveries")
     along = "regressor" if dataset.attrs["kind"] == "fit" else "contrast"
     if along not in dataset.dims or not set(SPACE) <= set(dataset.dims):
         raise InputError(
@@ -150,15 +152,15 @@ def _sidecar(dataset: xr.Dataset, one: PlannedMap) -> bytes:
 
 
 def _image(dataset: xr.Dataset, one: PlannedMap) -> bytes:
-    stat, data = one.entities["stat"], dataset[one.variable].sel(one.selection)
+    stat, data = one.entities.get("stat", one.suffix), dataset[one.variable].sel(one.selection)
     if stat == "log10p":
         at = dataset.sel(one.selection)
         alternative: Alternative = dataset.attrs["alternative"] if at["stat_type"].item() == "t" else "greater"
         data = data.copy(data=z_to_log10p(at["z_score"].values, alternative))
     if one.suffix == "log10p":
         data = data.copy(data=0.0 - np.log10(data.values))
-    if data.dtype == bool:
-        return compressed(to_nifti(data), "mask")
+    if data.dtype.kind in "bi":
+        return compressed(to_nifti(data), one.suffix)
     wide = stat in ("p", "dof") or one.suffix == "p" or not _fits_float32(data.values)
     return compressed(to_nifti(data.astype(np.float64 if wide else np.float32)), stat)
 

@@ -42,7 +42,7 @@ class PlannedMap:
 
     entities: Mapping[str, str]
     variable: str
-    selection: Mapping[str, str] = field(default_factory=dict)
+    selection: Mapping[str, Any] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     suffix: str = "statmap"
 
@@ -54,6 +54,8 @@ def planned(dataset: xr.Dataset, *, log10_p: bool) -> list[PlannedMap]:
         return list(_of_threshold(dataset, log10_p))
     if kind == "fit":
         return list(_of_fit(dataset))
+    if kind == "discoveries":
+        return list(_of_discoveries(dataset))
     return list((_of_contrasts if kind == "contrast" else _of_permutations)(dataset, log10_p))
 
 
@@ -114,6 +116,22 @@ def _of_threshold(result: xr.Dataset, log10_p: bool) -> Iterator[PlannedMap]:
         told = {**told, "Description": result["significant"].attrs["long_name"]}
         entities = {**one.entities, "desc": f"significant{label}"}
         yield PlannedMap(entities, "significant", {"contrast": name}, told, "mask")
+
+
+def _of_discoveries(result: xr.Dataset) -> Iterator[PlannedMap]:
+    """Shares of active voxels, and numbers of the clusters or regions, at each threshold."""
+    thresholds = result["cluster_forming_z"].values if "cluster_forming_z" in result.dims else [None]
+    record = result.attrs["provenance"]
+    for name in map(str, result["contrast"].values):
+        for z in thresholds:
+            selection: dict[str, Any] = {"contrast": name} | ({} if z is None else {"cluster_forming_z": float(z)})
+            at = "" if z is None else f"z{z:g}".replace(".", "p")
+            told: dict[str, Any] = {"Contrast": name, "Alpha": record["alpha"], "Alternative": record["alternative"]}
+            told |= {} if z is None else {"ClusterFormingZ": float(z)}
+            for variable, what, suffix in (("true_discovery_proportion", "tdp", "statmap"), ("label", "label", "dseg")):
+                entities = {"contrast": name, "desc": f"{what}{at}"}
+                described = told | {"Description": result[variable].attrs["long_name"]}
+                yield PlannedMap(entities, variable, selection, described, suffix)
 
 
 def _contrast_meta(result: xr.Dataset, name: str, one: xr.Dataset, stat_type: str) -> dict[str, Any]:

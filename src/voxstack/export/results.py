@@ -18,7 +18,7 @@ from voxstack.store.location import Location
 from voxstack.store.open import read
 from voxstack.store.published import ROOT
 
-_KINDS = ("contrast", "fit", "permutation")
+_KINDS = ("contrast", "fit", "permutation", "discoveries")
 
 
 def save_results(

@@ -102,7 +102,7 @@ def _finding(thresholded: xr.Dataset, name: str, number: int, table: pd.DataFram
     label = "".join(letter for letter in name if letter.isalnum()) or str(number)
     return Finding(
         heading=heading,
-        line=thresholded.attrs["summary"][number].removeprefix(f"{name}: ").capitalize() + ".",
+        line=_line(thresholded, one, number, name),
         thresholded=one,
         caption=f"Clusters and peaks, value: {one[variable].attrs.get('long_name', variable)}{lost}",
         columns=[column.replace("_", " ") for column in table.columns],
@@ -110,6 +110,15 @@ def _finding(thresholded: xr.Dataset, name: str, number: int, table: pd.DataFram
         file=f"contrast-{label}_{which}_clusters.tsv",
         tsv=base64.b64encode(table.to_csv(sep="\t", index=False, na_rep="n/a").encode()).decode(),
     )
+
+
+def _line(thresholded: xr.Dataset, one: xr.Dataset, number: int, name: str) -> str:
+    told: str = thresholded.attrs["summary"][number].removeprefix(f"{name}: ").capitalize() + "."
+    least, options = float(one["threshold"]), thresholded.attrs["provenance"]["threshold"]
+    if not np.isfinite(least):
+        return told
+    beyond = "beyond" if options["correction"] == "fwe" else "from"
+    return f"{told} Significant is what lies {beyond} {options['variable'].replace('_', ' ')} = {least:.4g}."
 
 
 def _place(row: Any, table: pd.DataFrame) -> str:

@@ -43,7 +43,7 @@ def describe(store: str | Path, *, storage_options: Mapping[str, Any] | None = N
         Nothing there, or no store of voxstack.
     """
     location = Location.of(store, storage_options)
-    dataset = read(location, ("cohort", "contrast", "fit", "permutation"))
+    dataset = read(location, ("cohort", "contrast", "fit", "permutation", "discoveries"))
     files, size = keys.size(location.open(read_only=True))
     grid = Grid.from_dataset(dataset)
     described = {
