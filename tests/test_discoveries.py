@@ -145,6 +145,15 @@ def test_the_map_of_nilearn() -> None:
     np.testing.assert_allclose(ours["true_discovery_proportion"].values[0, 0], theirs.get_fdata(), atol=1e-6)
 
 
+@pytest.mark.parametrize(("threshold", "expected"), [(3.09, 8), (6.0, 0), ([3.0, 6.0], 8)])
+def test_numbers_of_nilearns_own_tests(threshold: Any, expected: int) -> None:
+    """Those of test_all_resolution_inference."""
+    data = stats.norm.isf(np.linspace(1e-3, 1 - 1e-3, 1000)).reshape(10, 10, 10)
+    data[2:4, 5:7, 6:8] = 5.0
+    found = vx.true_discovery_proportion(result_of(data), cluster_forming_z=threshold)["true_discovery_proportion"]
+    assert int((found.max("cluster_forming_z") > 0).sum()) == expected
+
+
 class TestRegions:
     def test_labels_of_all_kinds(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(5)

@@ -261,7 +261,11 @@ def _facts(result: xr.Dataset, name: str, shown: xr.DataArray) -> list[list[str]
         if one["dof"].ndim == 0
         else f"{float(one['dof'].min()):g} to {float(one['dof'].max()):g}"
     )
-    rows = [["statistic", f"{kind}, {dof} degrees of freedom"]]
+    dof = f"{int(one['dof_num'])} and {dof}" if kind == "F" else dof
+    told = f"{kind}, {dof} degrees of freedom"
+    if result.attrs["provenance"]["function"] == "read_map" and not np.isfinite(float(one["dof"].max())):
+        told = result.attrs["provenance"]["kind"]
+    rows = [["statistic", told]]
     rows.append(["alternative", result.attrs["alternative"] if kind == "t" else "F has one side"])
     known = shown.notnull()
     rows.append(["voxels tested", f"{int(known.sum()):,}"])
