@@ -39,7 +39,8 @@ def main(data: Path, output: Path) -> None:
     print(significant.attrs["summary"][0])
     table = vx.clusters_table(significant)
     table.to_csv(output / "clusters.tsv", sep="\t", index=False)
-    print(table[table["peak"] == 1].head(8).drop(columns=["contrast", "peak"]).round(3).to_string(index=False))
+    highest = table[table["peak"] == 1].head(8).drop(columns=["contrast", "peak"])
+    print(highest.to_string(index=False, float_format="{:.4g}".format))
 
     bounds = vx.true_discovery_proportion(result, cluster_forming_z=3.1, alternative="two-sided")
     largest = bounds.sel(contrast="mean", cluster_forming_z=3.1, region=1)

@@ -225,14 +225,24 @@ class TestMethods:
             cohort, "~ age + sex", {"slope": "2 * age", "any": ["age", "sex[T.M]"]}, n_permutations=20, seed=3,
             statistics=("voxel", "tfce"), tfce=vx.TFCE(connectivity=26), alternative="greater", blocks="sex",
         )  # fmt: skip
-        line = methods.command(result)
-        assert line is not None
+        (line,) = methods.commands(result)
         words = line.replace("COHORT", str(tmp_path / "c.zarr")).replace("RESULTS", str(tmp_path / "out"))
         done = CliRunner().invoke(cli, [*shlex.split(words)[1:], "--quiet"])
         assert done.exit_code == 0, done.output
         again = vx.open_results(tmp_path / "out" / "results.zarr")
         for name in result.data_vars:
             np.testing.assert_allclose(again[name].values, result[name].values, err_msg=str(name))
+
+
+def test_a_thresholded_result_is_reported_as_such(tmp_path: Path) -> None:
+    _, (fitted, _) = cohort_and_results()
+    found = vx.threshold(fitted, correction="bonferroni", cluster_extent=3, connectivity=6)
+    text = vx.report(found, tmp_path / "r.html").read_text(encoding="utf-8")
+    tested = int(fitted["stat"].sel(contrast="age").notnull().sum())
+    assert f'<td class="text">{tested:,}</td>' in text
+    assert "range of what is significant" in text
+    assert "Significant values of z-score" in text
+    assert "voxstack threshold RESULTS --correction bonferroni --alpha 0.05 --variable z_score" in text
 
 
 def test_the_command_line_writes_it(tmp_path: Path) -> None:

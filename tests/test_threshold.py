@@ -78,6 +78,7 @@ def test_what_passes_is_what_the_definition_says(
         if masked:
             p = np.where(mask, p, np.nan)
         expected = adjusted(p, correction) <= alpha
+        assert out["n_tested"].item() == np.sum(~np.isnan(p))
         np.testing.assert_array_equal(out["significant"], expected)
         for kept in ("effect", "variance", "stat", "z_score", "p_value"):
             np.testing.assert_array_equal(out[kept], one[kept].where(expected))

@@ -116,6 +116,7 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
         for name, variable in (
             ("significant", Variable(_CONTRAST_MAP, "whether the voxel is significant")),
             ("threshold", Variable((("contrast",),), "critical value of the map that was thresholded")),
+            ("n_tested", Variable((("contrast",),), "voxels that were tested", "voxels")),
         )
     },
     **{

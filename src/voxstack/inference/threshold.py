@@ -14,7 +14,7 @@ from voxstack.inference.statistics import check_connectivity
 from voxstack.kernels import clusters, false_discovery
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import TIE, Alternative
-from voxstack.models.inputs import AnalysisMask, mask_inside
+from voxstack.models.inputs import AnalysisMask, described_mask, mask_inside
 from voxstack.schema import REGISTRY, SPACE, validate
 
 _CRITICAL: Mapping[str, Callable[[NDArray[np.float64], float], float]] = {
@@ -76,7 +76,7 @@ def threshold(
         Of a false discovery rate it is the least significant voxel's, infinite (0 for p) where nothing is significant.
         Of "fwe" what is significant lies beyond it. It is NaN where voxels of the same value have different p: t and F
         of available cases, p-values by relabelling, and those of a fitted tail. ``attrs["summary"]`` says in a line for
-        each contrast what was found.
+        each contrast what was found, `n_tested` (contrast) is the number of voxels that were tested.
 
     Raises
     ------
@@ -106,7 +106,7 @@ def threshold(
 
     # Compute
     maps = compute(maps)
-    rows, critical, lines = [], [], []
+    rows, critical, sizes, lines = [], [], [], []
     for label in maps["contrast"].values:
         one = maps.sel(contrast=label)
         found = evidence(one, name, correction, side)
@@ -115,6 +115,7 @@ def threshold(
         passing = tested & (found.p <= least * (1 + TIE))
         kept = _large(passing, one, side, cluster_extent, connectivity)
         rows.append(kept)
+        sizes.append(int(tested.sum()))
         critical.append(_threshold(found, passing, least, correction))
         lines.append(f"{label}: {_told(kept, passing, tested, correction, alpha, cluster_extent)}")
 
@@ -122,11 +123,13 @@ def threshold(
     result, kind = maps.copy(deep=False), maps.attrs["kind"]
     result["significant"] = (("contrast", *SPACE), np.stack(rows), REGISTRY[kind, "significant"].attributes())
     result["threshold"] = ("contrast", np.array(critical), REGISTRY[kind, "threshold"].attributes())
+    result["n_tested"] = ("contrast", np.array(sizes), REGISTRY[kind, "n_tested"].attributes())
     for of_maps in maps_of(maps):
         result[of_maps] = maps[of_maps].where(result["significant"])
         result[of_maps].attrs = maps[of_maps].attrs
     options = {"variable": name, "alpha": float(alpha), "correction": correction, "alternative": side}
     options |= {"cluster_extent": int(cluster_extent), "connectivity": int(connectivity)}
+    options |= {} if mask is None else {"mask": described_mask(mask)}
     provenance = {**maps.attrs["provenance"], "threshold": options}
     result.attrs = {**maps.attrs, "provenance": provenance, "summary": lines}
     return result

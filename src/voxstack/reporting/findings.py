@@ -129,5 +129,6 @@ def _cell(value: Any) -> Cell:
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return Cell("", "")
     if isinstance(value, float | np.floating):
-        return Cell(repr(float(value)), f"{value:.4g}")
+        value = float(value)
+        return Cell(repr(value), f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}")
     return Cell(str(value), str(value))

@@ -126,8 +126,27 @@ def _first(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def command(result: xr.Dataset) -> str | None:
-    """The command line that repeats a result, with COHORT in place of the cohort's path; None where there is none."""
+def commands(result: xr.Dataset) -> list[str]:
+    """Command lines that repeat a result, with COHORT in place of the cohort's path; none where there are none."""
+    line, options = _command(result), result.attrs["provenance"].get("threshold")
+    if line is None or options is None or options.get("mask") == "an array":
+        return [line] if line else []
+    words = [
+        "voxstack",
+        "threshold",
+        "RESULTS",
+        "--correction",
+        options["correction"],
+        "--alpha",
+        repr(options["alpha"]),
+    ]
+    words += ["--variable", options["variable"], "--alternative", options["alternative"]]
+    words += ["--cluster-extent", str(options["cluster_extent"]), "--connectivity", str(options["connectivity"])]
+    words += ["--mask", options["mask"]] if "mask" in options else []
+    return [line, shlex.join([*words, "--output", "SIGNIFICANT"])]
+
+
+def _command(result: xr.Dataset) -> str | None:
     record = result.attrs["provenance"]
     given = record.get("blocks", {}).get("labels") or record.get("mask") == "an array"
     if record["function"] not in ("contrast", "permutation_test") or "formula" not in record or given:

@@ -145,12 +145,13 @@ def report(
         sections += _contrasts(one, number + 1, which, background, atlas, volumes)
     sections += [_methods(several), _provenance(several)]
     names = ", ".join(dict.fromkeys(str(name) for one in several for name in one["contrast"].values))
+    number_of = sum(one.sizes["contrast"] for one in several)
     page = Environment(autoescape=True, trim_blocks=True).from_string(_text("page.html.j2"))
     from markupsafe import Markup
 
     html = page.render(
         title=title or f"Group analysis: {names}",
-        subtitle=f"{sum(one.sizes['contrast'] for one in several)} contrasts; {Grid.from_dataset(several[0])}",
+        subtitle=f"{number_of} contrast{'' if number_of == 1 else 's'}; {Grid.from_dataset(several[0])}",
         sections=sections,
         volumes=volumes,
         version=__version__,
@@ -244,8 +245,9 @@ def _contrasts(
         section = Section(f"contrast-{run}-{number}", f"Contrast {name}{which}", findings=found[name])
         section.tables.append(Table(_facts(result, name, shown)))
         if one.notnull().any():
+            what = "Significant" if "significant" in result else "All"
             picture = figures.plot_slices(shown, background=background)
-            section.pictures.append(_picture(picture, f"All values of {title_of(one)}."))
+            section.pictures.append(_picture(picture, f"{what} values of {title_of(one)}."))
             _add_viewer(section, one, window, found[name][0], variable, volumes)
         for finding in section.findings:
             _add_pictures(finding, name, result, variable, background, in_mni)
@@ -267,10 +269,11 @@ def _facts(result: xr.Dataset, name: str, shown: xr.DataArray) -> list[list[str]
         told = result.attrs["provenance"]["kind"]
     rows = [["statistic", told]]
     rows.append(["alternative", result.attrs["alternative"] if kind == "t" else "F has one side"])
-    known = shown.notnull()
-    rows.append(["voxels tested", f"{int(known.sum()):,}"])
-    if known.any():
-        rows.append(["range", f"{float(shown.min()):.4g} to {float(shown.max()):.4g}"])
+    tested = int(one["n_tested"]) if "n_tested" in one else int(shown.notnull().sum())
+    rows.append(["voxels tested", f"{tested:,}"])
+    if shown.notnull().any():
+        of = " of what is significant" if "n_tested" in one else ""
+        rows.append([f"range{of}", f"{float(shown.min()):.4g} to {float(shown.max()):.4g}"])
     if "n_relabellings" in one.coords:
         every = ", all that there are" if bool(one["exhaustive"]) else ""
         rows.append(["relabellings", f"{int(one['n_relabellings']):,} ({one['relabelling'].item()}{every})"])
@@ -302,7 +305,8 @@ def _add_pictures(
 ) -> None:
     options = finding.thresholded.attrs["provenance"]["threshold"]
     kept = finding.thresholded[options["variable"] if options["variable"] in finding.thresholded else variable]
-    if bool(finding.thresholded["significant"].any()):
+    seen = "significant" in result and not in_mni and options["variable"] == variable  # in the section's own picture
+    if bool(finding.thresholded["significant"].any()) and not seen:
         draw = figures.plot_glass_brain(kept) if in_mni else figures.plot_slices(kept, background=background)
         finding.pictures.append(_picture(draw, f"What is significant: {kept.attrs.get('long_name', kept.name)}."))
     statistic = "voxel" if options["variable"] == "stat" else options["variable"]
@@ -324,9 +328,9 @@ def _methods(results: Sequence[xr.Dataset]) -> Section:
 def _provenance(results: Sequence[xr.Dataset]) -> Section:
     section = Section("provenance", "Provenance")
     for one in results:
-        line = methods.command(one)
-        if line is not None:
-            section.codes.append(Code("The command that repeats it", line))
+        lines = methods.commands(one)
+        if lines:
+            section.codes.append(Code("What repeats it on the command line", "\n".join(lines)))
         told = json.dumps(one.attrs["provenance"], indent=2, ensure_ascii=False)
         section.codes.append(Code("What was recorded", told))
     return section
