@@ -11,13 +11,14 @@ from voxstack import provenance
 from voxstack.computation import compute
 from voxstack.errors import InputError
 from voxstack.grid import Grid
+from voxstack.inference.evidence import check_result
 from voxstack.inference.statistics import check_connectivity
 from voxstack.io.atlas import Atlas, AtlasSpec
 from voxstack.kernels import clusters, hommel, pvalues
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import ALTERNATIVES, TIE, Alternative
 from voxstack.models.inputs import AnalysisMask, mask_inside
-from voxstack.schema import SPACE, annotate, validate
+from voxstack.schema import SPACE, annotate
 
 Float = NDArray[np.float64]
 Labels = NDArray[np.int64]
@@ -81,9 +82,7 @@ def true_discovery_proportion(
     have to satisfy Simes' inequality: smooth maps do, as far as is known.
     """
     # Validate
-    validate(maps, "contrast", "permutation")
-    if "contrast" not in maps.dims or not set(SPACE) <= set(maps.dims):
-        raise InputError("The result has lost a dimension. Select with a list to keep it: .sel(contrast=['age']).")
+    check_result(maps)
     if not 0 < alpha < 1:
         raise InputError(f"alpha must be between 0 and 1, not {alpha!r}.")
     if alternative not in ALTERNATIVES:

@@ -12,7 +12,7 @@ from voxstack.errors import InputError, listing
 from voxstack.kernels import pvalues
 from voxstack.kernels.critical import critical_f, critical_t, critical_z
 from voxstack.kernels.pvalues import ALTERNATIVES, TIE, Alternative
-from voxstack.schema import SPACE
+from voxstack.schema import SPACE, validate
 
 Float = NDArray[np.float64]
 Critical = Callable[[float], float]
@@ -37,6 +37,13 @@ class Evidence:
     values: Float
     p: Float
     critical: Critical
+
+
+def check_result(maps: xr.Dataset) -> None:
+    """Refuse what is no result of tests, or has lost a dimension."""
+    validate(maps, "contrast", "permutation")
+    if "contrast" not in maps.dims or not set(SPACE) <= set(maps.dims):
+        raise InputError("The result has lost a dimension. Select with a list to keep it: .sel(contrast=['age']).")
 
 
 def maps_of(result: xr.Dataset) -> list[str]:

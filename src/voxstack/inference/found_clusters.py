@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from voxstack.computation import compute
 from voxstack.errors import InputError, listing
-from voxstack.inference.evidence import maps_of
+from voxstack.inference.evidence import check_result, maps_of
 from voxstack.inference.statistics import check_connectivity
 from voxstack.kernels import clusters
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import TIE
 from voxstack.kernels.suprathreshold import Sides
-from voxstack.schema import SPACE, validate
+from voxstack.schema import SPACE
 
 Float = NDArray[np.float64]
 
@@ -64,9 +64,7 @@ def make_rule(
     maps: xr.Dataset, variable: str | None, threshold: float | None, extent: int, connectivity: int | None
 ) -> Rule:
     """What a user asks for, completed by what the result says; checked."""
-    validate(maps, "contrast", "permutation")
-    if "contrast" not in maps.dims or not set(SPACE) <= set(maps.dims):
-        raise InputError("The result has lost a dimension. Select with a list to keep it: .sel(contrast=['age']).")
+    check_result(maps)
     if threshold is not None and not 0 <= threshold < np.inf:
         raise InputError(f"threshold must be at least 0, not {threshold!r}: both signs have the same.")
     if extent < 0:

@@ -9,13 +9,21 @@ from numpy.typing import NDArray
 
 from voxstack.computation import compute
 from voxstack.errors import InputError
-from voxstack.inference.evidence import Correction, Evidence, choose_alternative, choose_variable, evidence, maps_of
+from voxstack.inference.evidence import (
+    Correction,
+    Evidence,
+    check_result,
+    choose_alternative,
+    choose_variable,
+    evidence,
+    maps_of,
+)
 from voxstack.inference.statistics import check_connectivity
 from voxstack.kernels import clusters, false_discovery
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import TIE, Alternative
 from voxstack.models.inputs import AnalysisMask, described_mask, mask_inside
-from voxstack.schema import REGISTRY, SPACE, validate
+from voxstack.schema import REGISTRY, SPACE
 
 _CRITICAL: Mapping[str, Callable[[NDArray[np.float64], float], float]] = {
     "none": lambda p, alpha: alpha,
@@ -90,7 +98,7 @@ def threshold(
     for these test by `permutation_test` with "cluster_extent".
     """
     # Validate
-    validate(maps, "contrast", "permutation")
+    check_result(maps)
     if not 0 < alpha < 1:
         raise InputError(f"alpha must be between 0 and 1, not {alpha!r}.")
     if correction not in get_args(Correction):
@@ -98,8 +106,6 @@ def threshold(
     check_connectivity(connectivity)
     if cluster_extent < 0:
         raise InputError(f"cluster_extent is a number of voxels of at least 0, not {cluster_extent!r}.")
-    if "contrast" not in maps.dims or not set(SPACE) <= set(maps.dims):
-        raise InputError("The result has lost a dimension. Select with a list to keep it: .sel(contrast=['age']).")
     name = choose_variable(maps, variable)
     side = choose_alternative(maps, name, alternative)
     inside = mask_inside(maps, mask)

@@ -21,10 +21,11 @@ from voxstack.export.maps import make_folder
 from voxstack.export.nifti import to_nifti
 from voxstack.figures.drawing import drawn, template_for, title_of
 from voxstack.grid import Grid
+from voxstack.inference.evidence import check_result
 from voxstack.reporting import methods
 from voxstack.reporting.findings import Finding, findings_of
 from voxstack.reporting.volumes import Window, on_grid
-from voxstack.schema import SPACE, SUBJECT, covariate_names, map_names, validate
+from voxstack.schema import SPACE, SUBJECT, covariate_names, map_names
 
 _MNI_CODE = 4
 _KINDS = {"contrast": " (model)", "permutation_test": " (permutation test)", "read_map": " (map)"}
@@ -131,9 +132,7 @@ def report(
     if not several:
         raise InputError("There is no result to report.")
     for one in several:
-        validate(one, "contrast", "permutation")
-        if "contrast" not in one.dims or not set(SPACE) <= set(one.dims):
-            raise InputError("The result has lost a dimension. Select with a list to keep it: .sel(contrast=['age']).")
+        check_result(one)
     place = Path(path)
     make_folder(place.parent)
     several = [compute(one) for one in several]
