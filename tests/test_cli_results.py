@@ -103,7 +103,7 @@ def test_a_map_of_another_program(tmp_path: Path) -> None:
     [
         ("threshold {s}/fit --correction fwe --output {t}/o", "needs the result of permutation_test"),
         ("threshold {s}/fit --kind z --output {t}/o", "are for a MAP"),
-        ("threshold {s}/fit --alpha 2 --output {t}/o", "alpha must be between"),
+        ("threshold {s}/fit --alpha 2 --output {t}/o", "alpha must be a number between"),
         ("threshold {s}/none --output {t}/o", "{s}/none"),
         ("threshold {s}/fit --output {s}/fit", "exists already"),
         ("clusters {s}/fit", "give threshold="),

@@ -214,6 +214,23 @@ def test_clusters_of_a_permutation_test_have_its_p(rule: Any) -> None:
     assert others.loc[~same.fillna(False).astype(bool), "cluster_extent_p_fwe"].isna().all()
 
 
+def test_one_sided_voxels_that_are_significant_on_the_other_side_of_0_are_in_clusters() -> None:
+    result = result_of(np.random.default_rng(0).normal(size=(6, 5, 4)), alternative="greater")
+    found = vx.threshold(result, correction="none", alpha=0.7)
+    assert (found["z_score"] < 0).any()
+    np.testing.assert_array_equal(vx.label_clusters(found) > 0, found["significant"])
+
+
+def test_mass_alone_has_p_for_the_clusters_of_the_test_only() -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(8, 6, 5, 4))
+    maps[:, :3, :3] += 1.2
+    options = {"statistics": ("cluster_mass",), "cluster_forming_z": 2.0}
+    result = run(cohort_of(maps), np.ones((8, 1)), {"mean": [1]}, **options)
+    assert vx.clusters_table(result)["cluster_mass_p_fwe"].notna().any()
+    assert vx.clusters_table(result, threshold=1.0)["cluster_mass_p_fwe"].isna().all()
+
+
 class TestAtlas:
     def image(self) -> nib.Nifti1Image:
         labels = np.zeros((10, 10, 10), dtype=np.int16)  # of 2 mm, on a lattice of its own
@@ -225,7 +242,20 @@ class TestAtlas:
         z[1, 1, 1], z[4, 1, 1], z[4, 4, 4], z[5, 0, 5] = 9, 8, 7, 6  # the last one at (15, 0, 15) mm, others within
         return result_of(z)
 
-    @pytest.mark.parametrize("form", ["frame", "tsv", "csv", "list", "none", "path"])
+    def test_half_way_between_two_voxels_tables_and_regions_agree(self) -> None:
+        labels = np.arange(1, 6, dtype=np.int16).reshape(5, 1, 1)
+        affine = np.diag([2.0, 2, 2, 1])
+        affine[0, 3] = 1  # between the voxels of the map, at 0, 2, 4, 6, 8 mm
+        atlas = nib.Nifti1Image(labels, affine)
+        z = np.zeros((9, 1, 1))
+        z[::2, 0, 0] = 5
+        result = vx.read_map(nib.Nifti1Image(z, np.diag([1.0, 2, 2, 1])))
+        table = vx.clusters_table(result, threshold=1, atlas=atlas).sort_values("x")
+        assert table["region"].tolist() == ["1", "2", "3", "4", "5"]
+        found = vx.true_discovery_proportion(result, regions=atlas)
+        assert found["label"].values[0, ::2].ravel().tolist() == [1, 2, 3, 4, 5]
+
+    @pytest.mark.parametrize("form", ["frame", "tsv", "csv", "list", "dict", "none", "path"])
     def test_regions_of_peaks(self, form: str, tmp_path: Path) -> None:
         frame, names = pd.DataFrame({"index": [0, 1, 7], "name": ["out", "left", "right"]}), ["", "left", *"abcde"]
         frame.to_csv(tmp_path / "a.tsv", sep="\t", index=False)
@@ -234,7 +264,8 @@ class TestAtlas:
         atlas: Any = {
             "frame": (self.image(), frame), "tsv": (self.image(), tmp_path / "a.tsv"),
             "csv": (self.image(), str(tmp_path / "a.csv")), "list": (self.image(), names),
-            "none": self.image(), "path": (str(tmp_path / "a.nii.gz"), frame),
+            "dict": (self.image(), {7: "right", 1: "left"}), "none": self.image(),
+            "path": (str(tmp_path / "a.nii.gz"), frame),
         }[form]  # fmt: skip
         region = vx.clusters_table(self.result(), threshold=5, atlas=atlas)["region"].tolist()
         expected = {"list": ["left", "7", "", "7"], "none": ["1", "7", "", "7"]}.get(
@@ -248,6 +279,10 @@ class TestAtlas:
             ("nowhere.nii.gz", "no such file"),
             (nib.Nifti1Image(np.full((2, 2, 2), 0.5), np.eye(4)), "not whole numbers"),
             (nib.Nifti1Image(np.zeros((2, 2, 2, 3)), np.eye(4)), "3 volumes"),
+            (nib.Nifti1Image(np.full((2, 2, 2), np.inf), np.eye(4)), "not whole numbers"),
+            (np.ones((2, 2, 2)), "an image or its path"),
+            ((nib.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), {"a": "left"}), "must be whole"),
+            ((nib.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), 3), "not a int"),
             ((nib.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), pd.DataFrame({"id": [1]})), "columns index and name"),
             ((nib.Nifti1Image(np.ones((2, 2, 2)), np.eye(4)), "no.tsv"), "no table of labels"),
         ],
@@ -271,9 +306,9 @@ def test_a_table_goes_through_tsv(tmp_path: Path) -> None:
         ({"threshold": -1}, "at least 0"),
         ({"threshold": 2, "variable": "p_value"}, "not in 'p_value'"),
         ({"threshold": 2, "connectivity": 4}, "6, 18 or 26"),
-        ({"threshold": 2, "cluster_extent": -2}, "of at least 0"),
+        ({"threshold": 2, "cluster_extent": -2}, "whole number from 0"),
         ({"threshold": 2, "min_distance": -2}, "min_distance"),
-        ({"threshold": 2, "peaks": 0}, "at least 1"),
+        ({"threshold": 2, "peaks": 0}, "whole number from 1"),
     ],
 )
 def test_mistakes_are_named(options: dict[str, Any], says: str) -> None:

@@ -182,6 +182,16 @@ class TestRegions:
         assert found["region_name"].item() == "all of it"
         assert found["proportion"].item() == 1
 
+    def test_arrays_of_numpy_and_contrasts_that_are_missing(self) -> None:
+        z = np.random.default_rng(0).normal(size=(3, 3, 3)) + 3
+        result = result_of(z)
+        labels = np.ones(z.shape, dtype=int)
+        assert vx.true_discovery_proportion(result, regions=labels)["n_voxels"].item() == 27
+        named = vx.label_clusters(result, threshold=1).assign_coords(contrast=["another"])
+        for regions, says in ((labels[1:], "have the shape"), (named, "do not have all of the contrasts")):
+            with pytest.raises(InputError, match=says):
+                vx.true_discovery_proportion(result, regions=regions)
+
     def test_other_lattices_are_refused(self) -> None:
         other = result_of(np.ones((4, 4, 4)))["mask"]
         with pytest.raises(GridMismatch):
@@ -220,7 +230,7 @@ def test_they_are_saved_and_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"alpha": 1.0}, "alpha must be between"),
+        ({"alpha": 1.0}, "alpha must be a number between"),
         ({"alternative": "both"}, "alternative must be"),
         ({"cluster_forming_z": -2}, "above 0"),
         ({"cluster_forming_z": []}, "above 0"),
@@ -233,6 +243,18 @@ def test_they_are_saved_and_written(tmp_path: Path) -> None:
 def test_mistakes_are_named(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         vx.true_discovery_proportion(result_of(np.ones((3, 3, 3))), **options)
+
+
+def test_a_thresholded_result_is_refused() -> None:
+    with pytest.raises(InputError, match="thresholded already"):
+        vx.true_discovery_proportion(vx.threshold(result_of(np.ones((3, 3, 3)))))
+
+
+def test_f_alone_has_one_side() -> None:
+    z = nib.Nifti1Image(np.full((3, 3, 3), 9.0), AFFINE)
+    found = vx.true_discovery_proportion(vx.read_map(z, kind="F", dof=9), alternative="two-sided")
+    assert np.isfinite(found["hommel_value"].sel(side="positive")).all()
+    assert np.isnan(found["hommel_value"].sel(side="negative")).all()
 
 
 def test_p_alone_is_refused() -> None:

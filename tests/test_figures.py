@@ -74,6 +74,21 @@ def test_design_and_contrasts() -> None:
     np.testing.assert_array_equal(picture.get_array(), [[0, 2, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
 
 
+def test_names_are_no_formulas() -> None:
+    table = people(8).assign(**{"odd$name": np.resize(["a$\\frac$", "b"], 8)})
+    maps = np.random.default_rng(0).normal(size=(8, 4, 4, 4))
+    data = vx.from_arrays({"effect": maps}, affine=np.eye(4), participants=table)
+    design = vx.make_design(data, "~ Q('odd$name')")
+    result = vx.contrast(vx.fit_glm(data, design), {"a $ b": design["regressor"].values[-1]})
+    for figure in (
+        vx.figures.plot_design(design),
+        vx.figures.plot_contrasts(result),
+        vx.figures.plot_effect(data, "odd$name", (1, 1, 1)),
+        vx.figures.plot_slices(result["z_score"].compute()[0]),
+    ):
+        figure.canvas.draw()
+
+
 def test_null_distribution_shows_the_observed_maximum_and_its_p() -> None:
     result = run(cohort(), np.ones((8, 1)), {"mean": [1]}, statistics=("voxel", "tfce"))
     figure = vx.figures.plot_null(result, statistic="tfce")

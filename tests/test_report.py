@@ -180,12 +180,12 @@ def test_the_page_is_one_file_with_its_tables(page_file: Path) -> None:
     assert not re.search(r"(src|href)=\"(?!data:|#)", text)
     _, (fitted, permuted) = cohort_and_results()
     files = dict(re.findall(r'download="([^"]+)" href="data:text/tab-separated-values;base64,([^"]+)"', text))
-    written = pd.read_csv(StringIO(base64.b64decode(files["contrast-mean_tfce_clusters.tsv"]).decode()), sep="\t")
+    written = pd.read_csv(StringIO(base64.b64decode(files["contrast-1-mean_tfce_clusters.tsv"]).decode()), sep="\t")
     expected = vx.clusters_table(vx.threshold(permuted, correction="fwe", variable="tfce"))
     np.testing.assert_allclose(written["value"], expected["value"])
     assert written["n_voxels"].dropna().tolist() == expected["n_voxels"].dropna().tolist()
     for line in vx.threshold(fitted).attrs["summary"]:
-        assert line.rsplit(": ", 1)[1].capitalize() in text
+        assert line.rsplit(": ", 1)[1][1:] in text
     data = json.loads(re.search(r'id="volumes">(.*?)</script>', text, flags=re.S)[1])  # type: ignore[index]
     assert len(data["maps"]) == 3
 
@@ -236,13 +236,64 @@ class TestMethods:
 
 def test_a_thresholded_result_is_reported_as_such(tmp_path: Path) -> None:
     _, (fitted, _) = cohort_and_results()
-    found = vx.threshold(fitted, correction="bonferroni", cluster_extent=3, connectivity=6)
+    found = vx.threshold(fitted.sel(contrast=["age"]), correction="none", cluster_extent=3, connectivity=6)
     text = vx.report(found, tmp_path / "r.html").read_text(encoding="utf-8")
     tested = int(fitted["stat"].sel(contrast="age").notnull().sum())
     assert f'<td class="text">{tested:,}</td>' in text
     assert "range of what is significant" in text
     assert "Significant values of z-score" in text
-    assert "voxstack threshold RESULTS --correction bonferroni --alpha 0.05 --variable z_score" in text
+    assert "voxstack threshold RESULTS --correction none --alpha 0.05 --variable z_score" in text
+
+
+@pytest.mark.parametrize("oblique", [False, True])
+def test_maps_of_other_programs_are_reported(browser: Any, tmp_path: Path, oblique: bool) -> None:
+    """Of p alone, with a t of infinity, on grids and masks of their own, with voxels of unequal sides."""
+    affine = np.diag([4.0, 8, 12, 1])
+    if oblique:
+        turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+        affine[:3, :3] = turn @ affine[:3, :3]
+    affine[:3, 3] = -30, 20, 15
+    t = np.random.default_rng(0).normal(size=(15, 9, 7))
+    t[3, 3, 3] = np.inf
+    t[6:9, 4:7, 2:4] += 9
+    part = np.zeros(t.shape, dtype=bool)
+    part[2:12, 2:8, 1:6] = True
+    image = nib.Nifti1Image(t, affine)
+    background = nib.Nifti1Image(np.abs(np.nan_to_num(t, posinf=0)), affine)
+    results = [
+        vx.read_map(image, kind="t", dof=20, mask=part),
+        vx.read_map(image, kind="t", dof=20),
+        vx.read_map(nib.Nifti1Image(np.clip(np.abs(t) / 20, 0, 1), affine), kind="p"),
+    ]
+    path = vx.report(results, tmp_path / "r.html", background=background)
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    page.wait_for_selector("html[data-ready=yes]")
+    assert page.locator(".viewer").count() == 3
+    box = page.locator("canvas.coronal").nth(1).bounding_box()
+    assert box["width"] / box["height"] == pytest.approx(15 * 4 / (7 * 12), rel=0.05)
+    page.close()
+
+
+def test_only_what_the_command_line_has_words_for_is_a_command() -> None:
+    cohort, _ = cohort_and_results()
+    fit = vx.fit_glm(cohort, "~ age + C(group, levels=None)")
+    column = str(fit["regressor"].values[-1])
+
+    def line(contrasts: Any) -> list[str]:
+        return methods.commands(vx.contrast(fit, contrasts).compute())
+
+    (words,) = line({"one row": ["age"]})
+    assert "--f-contrast 'one row=age'" in words
+    (words,) = line(["age"])
+    assert "--contrast age" in words
+    (words,) = line([column])
+    assert shlex.split(words)[shlex.split(words).index("--contrast") + 1] == column
+    for name in ("patients > controls", "a/b", " age", "a, b"):
+        assert line({name: "age"}) == []
+    options: dict[str, Any] = {"n_permutations": 4, "statistics": ("tfce",)}
+    assert methods.commands(run(cohort, "~ age", "age", **options, tfce=vx.TFCE(H=1))) == []
+    assert methods.commands(run(cohort, "~ age", "age", **options, mask=np.ones((12, 13, 11)))) == []
 
 
 def test_the_command_line_writes_it(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def check_scale(out: xr.Dataset, values: Float, tested_voxels: NDArray[np.bool_]
     if out.attrs["provenance"]["threshold"]["variable"] == "p_value":
         reached = values <= least * (1 + 1e-10)
     elif alternative == "less":
-        reached = values <= least * (1 - np.sign(least) * 1e-10)
+        reached = values <= least * (1 + np.sign(least) * 1e-10)
     else:
         size = abs(values) if alternative == "two-sided" else values
         reached = size >= least * (1 - np.sign(least) * 1e-10)
@@ -198,6 +198,23 @@ def test_fwe_is_beyond_the_maxima_of_as_many_relabellings(
     np.testing.assert_array_equal(found["significant"], size > abs(least) * (1 + 1e-9))
 
 
+def test_extent_and_mass_have_no_sign() -> None:
+    maps = np.random.default_rng(0).normal(size=(8, 5, 4, 3)) - 1
+    options = {"statistics": ["voxel", "cluster_mass"], "cluster_forming_z": 1.0, "alternative": "less"}
+    result = run(cohort_of(maps), np.ones((8, 1)), {"mean": [1]}, **options)
+    found = vx.threshold(result, correction="fwe", variable="cluster_mass", alpha=0.2)
+    assert found["threshold"].item() > 0
+    assert vx.threshold(result, correction="fwe", alpha=0.2)["threshold"].item() < 0
+
+
+@pytest.mark.parametrize("alternative", ["greater", "less"])
+def test_another_alternative_is_that_of_p_too(alternative: Any) -> None:
+    two_sided, wanted = contrasts_of(1), contrasts_of(1, alternative=alternative)
+    found = vx.threshold(two_sided, correction="none", alpha=0.2, alternative=alternative)
+    assert found.attrs["alternative"] == found["p_value"].attrs["alternative"] == alternative
+    np.testing.assert_allclose(found["p_value"], wanted["p_value"].where(found["significant"]), rtol=1e-9)
+
+
 def test_corrected_p_of_all_kinds_are_taken_as_they_are() -> None:
     maps = np.random.default_rng(1).normal(size=(8, 4, 3, 3)) + 1
     cohort, design = cohort_of(maps), np.column_stack([np.ones(8), np.arange(8.0)])
@@ -221,8 +238,8 @@ def test_a_thresholded_result_is_saved_and_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"alpha": 0}, "alpha must be between 0 and 1"),
-        ({"alpha": 5}, "alpha must be between 0 and 1"),
+        ({"alpha": 0}, "alpha must be a number between 0 and 1"),
+        ({"alpha": 5}, "alpha must be a number between 0 and 1"),
         ({"correction": "holm"}, "must be one of none, fdr, bonferroni, fwe"),
         ({"correction": "fwe"}, "needs the result of permutation_test"),
         ({"variable": "effect"}, "'effect' has no p-values. Choose variable= among"),
@@ -230,7 +247,7 @@ def test_a_thresholded_result_is_saved_and_written(tmp_path: Path) -> None:
         ({"alternative": "up"}, "must be 'two-sided', 'greater' or 'less'"),
         ({"alternative": "less", "variable": "p_value"}, "are for the alternative 'two-sided'"),
         ({"connectivity": 8}, "6, 18 or 26"),
-        ({"cluster_extent": -1}, "of at least 0"),
+        ({"cluster_extent": -1}, "whole number from 0"),
         ({"mask": np.zeros((5, 4, 3))}, "No voxel is left"),
     ],
 )
@@ -241,6 +258,12 @@ def test_mistakes_are_named(options: dict[str, Any], says: str) -> None:
 
 def test_results_that_cannot_be_thresholded_are_refused() -> None:
     result = contrasts_of(0)
+    with pytest.raises(InputError, match="thresholded already"):
+        vx.threshold(vx.threshold(result))
+    with pytest.raises(InputError, match="no contrast, or no voxel"):
+        vx.threshold(result.isel(contrast=[]))
+    with pytest.raises(InputError, match="not a DataArray"):
+        vx.threshold(result["z_score"])
     with pytest.raises(InputError, match="lost a dimension"):
         vx.threshold(result.sel(contrast="mean"))
     permuted = run(cohort_of(np.random.default_rng(0).normal(size=(5, 3, 3, 3))), np.ones((5, 1)), {"m": [1]})

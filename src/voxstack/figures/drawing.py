@@ -5,9 +5,11 @@ from typing import Any, NamedTuple
 import nibabel as nib
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from voxstack.errors import InputError, VoxstackError
 from voxstack.export.nifti import to_nifti
+from voxstack.io.readers import image_source
 from voxstack.schema import SPACE
 
 _MNI_CODE = 4
@@ -53,8 +55,15 @@ def drawn(stat_map: xr.DataArray) -> xr.DataArray:
 
 
 def image_of(stat_map: xr.DataArray) -> nib.Nifti1Image:
-    """The image that nilearn draws: 0, which it leaves out, where nothing is known."""
-    return to_nifti(stat_map.fillna(0))
+    """The image that nilearn draws: 0, which it leaves out, where nothing is known; of infinite values the largest."""
+    return to_nifti(stat_map.copy(data=within(stat_map.values)).fillna(0))
+
+
+def within(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Values, infinite ones as far from 0 as the farthest of the others; NaN stays."""
+    farthest = np.max(np.abs(values), where=np.isfinite(values), initial=0.0)
+    clipped: NDArray[np.float64] = np.clip(values, -farthest, farthest)
+    return clipped
 
 
 def colours_of(stat_map: xr.DataArray) -> dict[str, Any]:
@@ -64,6 +73,10 @@ def colours_of(stat_map: xr.DataArray) -> dict[str, Any]:
 
 def template_for(image: nib.Nifti1Image, background: Any) -> Any:
     """What to draw on: what is given, or nilearn's MNI template for maps in MNI space, or nothing."""
+    if background is not None:
+        image_source(background, "A background").header()  # which is read before anything is drawn
+    if background is not None:
+        image_source(background, "A background").header()  # which is read before anything is drawn
     if background is not None or image.header["sform_code"] != _MNI_CODE:
         return background
     from nilearn.datasets import load_mni152_template

@@ -8,6 +8,7 @@ import xarray as xr
 
 from voxstack.errors import InputError
 from voxstack.figures.drawing import check_map, colours_of, drawing, drawn, image_of, label, title_of
+from voxstack.inference.options import check_number
 from voxstack.schema import SPACE, SUBJECT
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def plot_glass_brain(
         display_mode="lyrz",
         plot_abs=False,
         colorbar=True,
+        resampling_interpolation="nearest",
         vmax=vmax,
         figure=figure,
         axes=(0, 0, 1, 0.86),
@@ -85,6 +87,7 @@ def plot_montage(
     plt, plotting = drawing()
     if set(maps.dims) != {SUBJECT, *SPACE}:
         raise InputError(f"Maps of subjects have the dimensions subject, x, y and z, not {maps.dims}.")
+    check_number("columns", columns, 1)
     known = maps.indexes[SUBJECT].astype(str)
     wanted = list(known[:20] if subjects is None else map(str, subjects))
     strange = [name for name in wanted if name not in known]

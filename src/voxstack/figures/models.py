@@ -28,9 +28,8 @@ def plot_design(design: xr.DataArray) -> "Figure":
     plt, plotting = drawing()
     if set(design.dims) != {"subject", "regressor"}:
         raise InputError(f"A design has the dimensions subject and regressor, not {design.dims}.")
-    table = pd.DataFrame(
-        design.transpose("subject", "regressor").values, columns=design["regressor"].values.astype(str)
-    )
+    names = [label(name) for name in design["regressor"].values]
+    table = pd.DataFrame(design.transpose("subject", "regressor").values, columns=names)
     figure, axes = plt.subplots(figsize=(1.2 + 0.7 * table.shape[1], 5.2), layout="constrained")
     plotting.plot_design_matrix(table, axes=axes)
     axes.set_ylabel("subject")

@@ -7,6 +7,7 @@ import xarray as xr
 
 from voxstack.errors import InputError, listing
 from voxstack.figures.drawing import drawing, label
+from voxstack.inference.options import check_real
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,6 +34,8 @@ def plot_null(
     plt, _ = drawing()
     if "null_max" not in result:
         raise InputError("This is no result of permutation_test: it has no null_max.")
+    check_real("alpha", alpha, 0, 1, inside=True)
+    check_real("alpha", alpha, 0, 1, inside=True)
     names = [str(name) for name in result["contrast"].values]
     if contrast is None and len(names) > 1:
         raise InputError(f"Choose contrast= among {listing(names)}.")

@@ -10,7 +10,9 @@ import xarray as xr
 
 from voxstack.errors import InputError
 from voxstack.figures.drawing import check_map, colours_of, drawing, drawn, image_of, template_for, title_of
-from voxstack.schema import SUBJECT
+from voxstack.grid import Grid
+from voxstack.inference.options import check_number
+from voxstack.schema import SPACE, SUBJECT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,7 +62,13 @@ def plot_slices(
     check_map(stat_map)
     shown = drawn(stat_map)
     image = image_of(shown)
-    positions = _cuts(stat_map, direction, cuts) if isinstance(cuts, int) else [float(p) for p in cuts]
+    if direction not in SPACE:
+        raise InputError(f"direction must be 'x', 'y' or 'z', not {direction!r}.")
+    if isinstance(cuts, int | np.integer):
+        check_number("cuts, or a list of positions in mm,", cuts, 1)
+        positions = _cuts(stat_map, SPACE.index(direction), int(cuts))
+    else:
+        positions = [float(p) for p in cuts]
     figure = plt.figure(figsize=(1.9 * len(positions) + 0.8, 2.9))
     plotting.plot_stat_map(
         image,
@@ -72,6 +80,7 @@ def plot_slices(
         figure=figure,
         axes=(0, 0, 1, 0.86),  # nilearn would write the title over the first slice
         draw_cross=False,
+        resampling_interpolation="nearest",  # of oblique grids: nothing is drawn but values of the map
         black_bg=False,
         **colours_of(shown),
     )
@@ -105,8 +114,8 @@ def plot_coverage(cohort: xr.Dataset, *, background: Background | None = None) -
     )
 
 
-def _cuts(stat_map: xr.DataArray, direction: str, n_slices: int) -> list[float]:
-    """Positions in mm spread evenly over the part of the map that holds values."""
-    others = [dim for dim in stat_map.dims if dim != direction]
-    held = stat_map[direction].values[stat_map.notnull().any(others).values]
-    return [float(p) for p in np.round(np.linspace(held.min(), held.max(), n_slices + 2)[1:-1])]
+def _cuts(stat_map: xr.DataArray, axis: int, n_slices: int) -> list[float]:
+    """Positions in world mm spread evenly over the part of the map that holds values."""
+    voxels = np.argwhere(stat_map.transpose(*SPACE).notnull().values)
+    held = nib.affines.apply_affine(Grid.from_dataset(stat_map).affine, voxels)[:, axis]
+    return [float(p) for p in np.unique(np.round(np.linspace(held.min(), held.max(), n_slices + 2)[1:-1]))]

@@ -9,10 +9,10 @@ import xarray as xr
 from scipy import ndimage
 
 from voxstack.computation import compute
-from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.inference.evidence import maps_of
 from voxstack.inference.found_clusters import FoundClusters, find_clusters, make_rule
+from voxstack.inference.options import check_number, check_real
 from voxstack.io.atlas import Atlas, AtlasSpec
 from voxstack.kernels.peaks import apart, local_maxima
 from voxstack.schema import SPACE
@@ -53,7 +53,7 @@ def clusters_table(
         Most peaks of a cluster; None lists all.
     atlas
         A label image, or an image and a table of its labels (columns ``index`` and ``name``; a DataFrame, a TSV or CSV
-        file, or a list of names whose positions are the labels): adds the column `region`, the label at each peak.
+        file, a mapping, or a list of names whose positions are the labels): adds the column `region`, the label at each peak.
 
     Returns
     -------
@@ -75,20 +75,22 @@ def clusters_table(
     centre. The numbers are those of `label_clusters` with the same arguments.
     """
     rule = make_rule(maps, variable, threshold, cluster_extent, connectivity)
-    if min_distance < 0:
-        raise InputError(f"min_distance is in mm, of at least 0, not {min_distance!r}.")
-    if peaks is not None and peaks < 1:
-        raise InputError(f"peaks must be at least 1, or None for all of them, not {peaks!r}.")
+    check_real("min_distance, in mm,", min_distance, 0)
+    if peaks is not None:
+        check_number("peaks, unless it is None for all of them,", peaks, 1)
     regions = None if atlas is None else Atlas.of(atlas)
     names = [name for name in maps_of(maps) if name in ("p_value", "p_uncorrected") or "_p_fwe" in name]
     there = compute(maps[[*names, *(name for name in ("cluster_extent",) if name in maps)]])
     affine = Grid.from_dataset(maps).affine
+    own = rule.threshold is None and maps.attrs["provenance"].get("threshold", {"variable": "cluster_mass"})[
+        "variable"
+    ].startswith("cluster_")
     rows: list[dict[str, Any]] = []
     for label, found in zip(maps["contrast"].values, find_clusters(maps, rule), strict=True):
         at = there.sel(contrast=label).transpose(*SPACE)
         for row, voxel in _rows(found, affine, min_distance, peaks):
             p = {name: float(at[name].values[voxel]) for name in names}
-            whole = row["peak"] == 1 and _is_that_of_the_test(at, voxel, row)
+            whole = row["peak"] == 1 and _is_that_of_the_test(at, voxel, row, own)
             p |= {name: np.nan for name in _OF_CLUSTERS if name in p and not whole}
             rows.append({"contrast": str(label), **row, **p})
     table = pd.DataFrame(rows, columns=[*_COLUMNS, *names])
@@ -105,7 +107,7 @@ def _rows(found: FoundClusters, affine: Any, min_distance: float, most: int | No
     for number, box in enumerate(ndimage.find_objects(found.labels), 1):
         inside, heights = found.labels[box] == number, found.heights[box]
         values = heights[inside]
-        maxima = local_maxima(np.abs(heights), inside) + [part.start for part in box]
+        maxima = local_maxima(found.surprise[box], inside) + [part.start for part in box]
         places = nib.affines.apply_affine(affine, maxima)
         for peak, k in enumerate(apart(places, min_distance, most), 1):
             voxel = tuple(int(i) for i in maxima[k])
@@ -116,9 +118,9 @@ def _rows(found: FoundClusters, affine: Any, min_distance: float, most: int | No
             yield row, voxel
 
 
-def _is_that_of_the_test(at: xr.Dataset, voxel: tuple[int, ...], row: dict[str, Any]) -> bool:
-    """Whether a cluster is one that the permutation test has p-values of."""
-    return "cluster_extent" not in at or int(at["cluster_extent"].values[voxel]) == row["n_voxels"]
+def _is_that_of_the_test(at: xr.Dataset, voxel: tuple[int, ...], row: dict[str, Any], own: bool) -> bool:
+    """Whether a cluster is one that the permutation test has p-values of: by its extent, or as one of its own."""
+    return int(at["cluster_extent"].values[voxel]) == row["n_voxels"] if "cluster_extent" in at else own
 
 
 def label_clusters(

@@ -1,6 +1,6 @@
 """`true_discovery_proportion`: how much of a cluster or region is active, at the least."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,8 @@ from voxstack import provenance
 from voxstack.computation import compute
 from voxstack.errors import InputError
 from voxstack.grid import Grid
-from voxstack.inference.evidence import check_result
+from voxstack.inference.evidence import check_not_thresholded, check_result
+from voxstack.inference.options import check_real
 from voxstack.inference.statistics import check_connectivity
 from voxstack.io.atlas import Atlas, AtlasSpec
 from voxstack.kernels import clusters, hommel, pvalues
@@ -29,7 +30,7 @@ _SIDES: dict[Alternative, tuple[int, ...]] = {"greater": (1,), "less": (-1,), "t
 def true_discovery_proportion(
     maps: xr.Dataset,
     *,
-    regions: AtlasSpec | xr.DataArray | None = None,
+    regions: AtlasSpec | xr.DataArray | NDArray[Any] | None = None,
     cluster_forming_z: float | Sequence[float] = 3.1,
     mask: AnalysisMask | None = None,
     alternative: Alternative = "greater",
@@ -83,14 +84,17 @@ def true_discovery_proportion(
     """
     # Validate
     check_result(maps)
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must be between 0 and 1, not {alpha!r}.")
+    check_not_thresholded(maps)
+    check_real("alpha", alpha, 0, 1, inside=True)
     if alternative not in ALTERNATIVES:
         raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
     check_connectivity(connectivity)
-    thresholds = np.atleast_1d(np.asarray(cluster_forming_z, dtype=np.float64))
-    if thresholds.ndim != 1 or not thresholds.size or not (thresholds > 0).all():
-        raise InputError(f"cluster_forming_z must be above 0, one or several, not {cluster_forming_z!r}.")
+    several: list[Any] = list(cluster_forming_z) if isinstance(cluster_forming_z, Iterable) else [cluster_forming_z]
+    if not several:
+        raise InputError("cluster_forming_z is empty. Give one threshold above 0, or several.")
+    for one_threshold in several:
+        check_real("cluster_forming_z", one_threshold, 0, inside=True)
+    thresholds = np.array(several, dtype=np.float64)
     if "z_score" not in maps and "stat" not in maps:
         raise InputError("The result has no z and no t or F to compute it from: p alone says nothing of the sign.")
     inside, grid = mask_inside(maps, mask), Grid.from_dataset(maps)
@@ -107,7 +111,7 @@ def true_discovery_proportion(
         found.append(_bound(z, sets, sides, alpha))
 
     # Conclude
-    result = _labelled(found)
+    result = _labelled(found, len(_SIDES[alternative]))
     if given is None:
         result = result.assign_coords(cluster_forming_z=thresholds)
     else:
@@ -132,15 +136,24 @@ class _Given(NamedTuple):
     names: list[str]
 
 
-def _given(regions: AtlasSpec | xr.DataArray, maps: xr.Dataset, grid: Grid) -> _Given:
+def _given(regions: AtlasSpec | xr.DataArray | NDArray[Any], maps: xr.Dataset, grid: Grid) -> _Given:
     called: Mapping[int, str] = {}
+    if isinstance(regions, np.ndarray):
+        if regions.shape != grid.shape:
+            raise InputError(f"regions have the shape {regions.shape}, the grid of the result {grid.shape}.")
+        regions = xr.DataArray(regions, dims=SPACE).assign_coords(grid.coords())
     if isinstance(regions, xr.DataArray):
-        # Raises GridMismatch where the lattices differ.
-        aligned, _ = xr.align(regions, maps["mask"] if "contrast" not in regions.dims else maps, join="inner")
-        spread = aligned.broadcast_like(maps["contrast"]).transpose("contrast", *SPACE)
-        if spread.sizes["contrast"] != maps.sizes["contrast"]:
+        if set(regions.dims) not in ({*SPACE}, {"contrast", *SPACE}) or regions.dtype.kind not in "biuf":
+            raise InputError("regions in an array are numbers with the dimensions x, y and z, and perhaps contrast.")
+        if "contrast" in regions.dims and not set(maps["contrast"].values) <= set(regions["contrast"].values):
             raise InputError("regions do not have all of the contrasts. Give one map of labels, or one for each.")
-        values = np.nan_to_num(np.asarray(spread.sel(contrast=maps["contrast"].values).values, dtype=np.float64))
+        # Raises GridMismatch where the lattices differ.
+        aligned, _ = xr.align(regions, maps["mask"], join="inner")
+        if "contrast" in aligned.dims:
+            aligned = aligned.sel(contrast=maps["contrast"].values)
+        else:
+            aligned = aligned.expand_dims(contrast=maps["contrast"].values)
+        values = np.nan_to_num(np.asarray(aligned.transpose("contrast", *SPACE).values, dtype=np.float64))
     else:
         atlas = Atlas.of(regions)
         called = atlas.names
@@ -199,12 +212,12 @@ def _bound(z: Float, divisions: Sequence[Labels], sides: Sequence[int], alpha: f
     return _Bounds(np.where(known, divisions, 0), known, bounds, values)
 
 
-def _labelled(found: Sequence[_Bounds]) -> xr.Dataset:
-    """By contrast, threshold and region, and as maps."""
+def _labelled(found: Sequence[_Bounds], n_sides: int) -> xr.Dataset:
+    """By contrast, threshold and region, and as maps; Hommel's values also by side."""
     labels = np.array([one.labels for one in found])
     number = max((len(bound) for one in found for bound in one.discoveries), default=0)
     size, bound = np.zeros((2, *labels.shape[:2], number), dtype=np.int64)
-    share, hommels = np.full(labels.shape, np.nan), np.full((len(found), max(len(one.hommel) for one in found)), np.nan)
+    share, hommels = np.full(labels.shape, np.nan), np.full((len(found), n_sides), np.nan)
     for i, one in enumerate(found):
         hommels[i, : len(one.hommel)] = one.hommel
         for j, discoveries in enumerate(one.discoveries):

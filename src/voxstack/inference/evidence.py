@@ -41,9 +41,25 @@ class Evidence:
 
 def check_result(maps: xr.Dataset) -> None:
     """Refuse what is no result of tests, or has lost a dimension."""
+    if not isinstance(maps, xr.Dataset):
+        raise InputError(f"A result is a Dataset of contrast or permutation_test, not a {type(maps).__name__}.")
     validate(maps, "contrast", "permutation")
     if "contrast" not in maps.dims or not set(SPACE) <= set(maps.dims):
         raise InputError("The result has lost a dimension. Select with a list to keep it: .sel(contrast=['age']).")
+    if not all(maps.sizes[dim] for dim in ("contrast", *SPACE)):
+        raise InputError("Nothing is left of the result: it has no contrast, or no voxel.")
+    missing = [name for name in ("mask", "spatial_ref", "stat_type") if name not in maps.coords]
+    if missing:
+        raise InputError(f"The result has lost its coordinate {missing[0]}. Select from results, and keep coordinates.")
+
+
+def check_not_thresholded(maps: xr.Dataset) -> None:
+    """Refuse what `threshold` gave: voxels that were tested and are not significant are gone from it."""
+    if "significant" in maps:
+        raise InputError(
+            "This result is thresholded already, so it does not have all voxels that were tested. Take the result that "
+            "was given to vx.threshold."
+        )
 
 
 def maps_of(result: xr.Dataset) -> list[str]:
@@ -157,5 +173,6 @@ def _critical_maximum(one: xr.Dataset, statistic: str, p: float) -> float:
     maxima = one["null_max"].sel(statistic=statistic).values[: int(one["n_relabellings"])]
     allowed = int(np.floor(p * len(maxima) * (1 + TIE)))
     least = np.sort(maxima)[::-1][allowed] if allowed < len(maxima) else -np.inf
-    less = one.attrs["alternative"] == "less" and one["stat_type"].item() == "t"
+    signed = statistic in ("voxel", "tfce")  # extent and mass have no sign
+    less = signed and one.attrs["alternative"] == "less" and one["stat_type"].item() == "t"
     return float(-least if less else least)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from voxstack.computation import compute
 from voxstack.errors import InputError, listing
 from voxstack.inference.evidence import check_result, maps_of
+from voxstack.inference.options import check_number, check_real
 from voxstack.inference.statistics import check_connectivity
 from voxstack.kernels import clusters
 from voxstack.kernels.neighbours import neighbours
@@ -32,11 +33,14 @@ class FoundClusters:
     ----------
     heights : (x, y, z) float64
         The map that peaks are of.
+    surprise : (x, y, z) float64
+        The same in the direction in which peaks are high.
     labels : (x, y, z) int32
         0 outside clusters; 1, 2, ... those of positive values in falling size, and then those of negative ones.
     """
 
     heights: Float
+    surprise: Float
     labels: NDArray[np.int32]
 
 
@@ -65,15 +69,18 @@ def make_rule(
 ) -> Rule:
     """What a user asks for, completed by what the result says; checked."""
     check_result(maps)
-    if threshold is not None and not 0 <= threshold < np.inf:
-        raise InputError(f"threshold must be at least 0, not {threshold!r}: both signs have the same.")
-    if extent < 0:
-        raise InputError(f"cluster_extent is a number of voxels of at least 0, not {extent!r}.")
+    if threshold is not None:
+        check_real("threshold, which both signs share,", threshold, 0)
+    check_number("cluster_extent, in voxels,", extent, 0)
     said = _said(maps) if threshold is None else {}
     if connectivity is None:
         connectivity = said.get("connectivity", maps.attrs["provenance"].get("connectivity", _DEFAULT_CONNECTIVITY))
     check_connectivity(connectivity)
-    known = [name for name in _HEIGHTS if name in maps_of(maps)]
+    known = heights_of(maps)
+    if not known:
+        raise InputError(
+            "The result has p-values alone, which have no sign: it needs z, t or F for clusters and peaks."
+        )
     if variable is None:
         variable = said.get("variable")
         variable = variable if variable in known else next(iter(known), "z_score")
@@ -82,6 +89,11 @@ def make_rule(
             f"Clusters have their peaks in one of {listing(known)}, not in {variable!r}: larger values must say more."
         )
     return Rule(variable, threshold, connectivity, extent)
+
+
+def heights_of(maps: xr.Dataset) -> list[str]:
+    """Maps of a result whose larger values say more."""
+    return [name for name in _HEIGHTS if name in maps_of(maps)]
 
 
 def _said(maps: xr.Dataset) -> dict[str, Any]:
@@ -107,18 +119,21 @@ def find_clusters(maps: xr.Dataset, rule: Rule) -> list[FoundClusters]:
 def _of_contrast(one: xr.Dataset, rule: Rule) -> FoundClusters:
     heights = np.asarray(one[rule.variable].transpose(*SPACE).values, dtype=np.float64)
     sides, inside = _sides(one), ~np.isnan(heights)
-    if rule.threshold is None:
+    surprise = {"greater": heights, "less": -heights}.get(sides, np.abs(heights))
+    values, threshold = heights, rule.threshold or _TINY
+    if rule.threshold is None:  # the voxels are said, whatever their values; signs keep apart what is two-sided
         inside &= _own(one)
-    values = heights[inside]
+        values, threshold = {"greater": 1.0, "less": -1.0}.get(sides, np.sign(heights)) * np.ones_like(heights), 0.5
+    values = values[inside]
     table = neighbours(inside, rule.connectivity)
     labels, number = np.zeros(heights.shape, dtype=np.int32), 0
     for side in ("greater", "less") if sides == "signed" else (sides,):
-        found = clusters.label(values, table, threshold=rule.threshold or _TINY, sides=side, tie=TIE)
+        found = clusters.label(values, table, threshold=threshold, sides=side, tie=TIE)
         extent = np.bincount(found)
         found[(extent < rule.extent)[found]] = 0  # the smallest have the last numbers
         labels[inside] += np.where(found > 0, found + number, 0).astype(np.int32)
         number += int(found.max(initial=0))
-    return FoundClusters(heights, labels)
+    return FoundClusters(heights, surprise, labels)
 
 
 def _sides(one: xr.Dataset) -> Sides:

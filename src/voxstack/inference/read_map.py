@@ -9,7 +9,8 @@ from nibabel.spatialimages import SpatialImage
 
 from voxstack import provenance
 from voxstack.errors import InputError
-from voxstack.io.readers import ImageSource, read_maps
+from voxstack.inference.options import check_number, check_real
+from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 from voxstack.models.inputs import AnalysisMask, mask_inside
@@ -63,14 +64,11 @@ def read_map(
         raise InputError(f"kind must be 'z', 't', 'F' or 'p', not {kind!r}.")
     if alternative not in ALTERNATIVES:
         raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
-    if kind in ("t", "F") and not (dof is not None and dof > 0):
-        raise InputError(f"A map of {kind} needs its residual degrees of freedom: dof=, above 0.")
-    if dof_num < 1:
-        raise InputError(f"dof_num must be at least 1, not {dof_num!r}.")
-    source = ImageSource(Path(image) if isinstance(image, str) else image)
+    if kind in ("t", "F"):
+        check_real(f"dof=, the residual degrees of freedom that a map of {kind} needs,", dof, 0, inside=True)
+    check_number("dof_num", dof_num, 1)
+    source = image_source(image, "A map")
     header = source.header()
-    if header.n_volumes > 1:
-        raise InputError(f"{source.name} has {header.n_volumes} volumes. Give one map at a time.")
     ((_, raw),) = read_maps([source], [header.order])
     values = np.asarray(raw, dtype=np.float64)
     grid = header.grid()
@@ -95,14 +93,14 @@ def read_map(
     result = xr.Dataset(
         {key: (("contrast", *SPACE), content[None]) for key, content in maps.items()},
         coords={
-            "contrast": [name],
+            "contrast": [str(name)],
             "stat_type": ("contrast", ["F" if kind == "F" else "t"]),
             "dof_num": ("contrast", [dof_num]),
             "dof": ("contrast", [residual]),
         },
     ).assign_coords(grid.coords())
     result = result.assign_coords(mask=(SPACE, there))
-    record = provenance.record("read_map", kind=kind, alternative=alternative, contrasts={name: []}, regressors=[])
+    record = provenance.record("read_map", kind=kind, alternative=alternative, contrasts={str(name): []}, regressors=[])
     result = annotate(result, "contrast", alternative=alternative, provenance=record)
     result["p_value"].attrs["alternative"] = alternative
     return result

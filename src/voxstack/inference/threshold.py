@@ -1,7 +1,7 @@
 """`threshold`: which voxels of a result are significant."""
 
 from collections.abc import Callable, Mapping
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import xarray as xr
@@ -12,16 +12,18 @@ from voxstack.errors import InputError
 from voxstack.inference.evidence import (
     Correction,
     Evidence,
+    check_not_thresholded,
     check_result,
     choose_alternative,
     choose_variable,
     evidence,
     maps_of,
 )
+from voxstack.inference.options import check_number, check_real
 from voxstack.inference.statistics import check_connectivity
 from voxstack.kernels import clusters, false_discovery
 from voxstack.kernels.neighbours import neighbours
-from voxstack.kernels.pvalues import TIE, Alternative
+from voxstack.kernels.pvalues import TIE, Alternative, z_to_p
 from voxstack.models.inputs import AnalysisMask, described_mask, mask_inside
 from voxstack.schema import REGISTRY, SPACE
 
@@ -74,7 +76,8 @@ def threshold(
     connectivity
         Of clusters: 6, 18 or 26 neighbours.
     alternative
-        "two-sided", "greater" or "less"; by default that of the result. F has one only, and p-values have theirs.
+        "two-sided", "greater" or "less"; by default that of the result. F has one only, and p-values have theirs. With
+        another one, `p_value` of t contrasts is that of the alternative, too.
 
     Returns
     -------
@@ -99,19 +102,18 @@ def threshold(
     """
     # Validate
     check_result(maps)
-    if not 0 < alpha < 1:
-        raise InputError(f"alpha must be between 0 and 1, not {alpha!r}.")
+    check_not_thresholded(maps)
+    check_real("alpha", alpha, 0, 1, inside=True)
     if correction not in get_args(Correction):
         raise InputError(f"correction must be one of {', '.join(get_args(Correction))}, not {correction!r}.")
     check_connectivity(connectivity)
-    if cluster_extent < 0:
-        raise InputError(f"cluster_extent is a number of voxels of at least 0, not {cluster_extent!r}.")
+    check_number("cluster_extent, in voxels,", cluster_extent, 0)
     name = choose_variable(maps, variable)
     side = choose_alternative(maps, name, alternative)
     inside = mask_inside(maps, mask)
 
     # Compute
-    maps = compute(maps)
+    maps = _with_alternative(compute(maps), side)
     rows, critical, sizes, lines = [], [], [], []
     for label in maps["contrast"].values:
         one = maps.sel(contrast=label)
@@ -133,12 +135,30 @@ def threshold(
     for of_maps in maps_of(maps):
         result[of_maps] = maps[of_maps].where(result["significant"])
         result[of_maps].attrs = maps[of_maps].attrs
-    options = {"variable": name, "alpha": float(alpha), "correction": correction, "alternative": side}
+    options: dict[str, Any] = {
+        "contrasts": [str(label) for label in maps["contrast"].values],
+        "variable": name,
+        "alpha": float(alpha),
+        "correction": correction,
+        "alternative": side,
+    }
     options |= {"cluster_extent": int(cluster_extent), "connectivity": int(connectivity)}
     options |= {} if mask is None else {"mask": described_mask(mask)}
     provenance = {**maps.attrs["provenance"], "threshold": options}
     result.attrs = {**maps.attrs, "provenance": provenance, "summary": lines}
     return result
+
+
+def _with_alternative(maps: xr.Dataset, side: Alternative) -> xr.Dataset:
+    """The result with p-values of t for another alternative than it was made for."""
+    if side == maps.attrs["alternative"]:
+        return maps
+    maps = maps.assign_attrs(alternative=side)
+    if "p_value" in maps and "z_score" in maps:
+        p = maps["p_value"]
+        other = p.copy(data=z_to_p(maps["z_score"].transpose(*p.dims).values, side))
+        maps["p_value"] = p.where(maps["stat_type"] == "F", other).assign_attrs({**p.attrs, "alternative": side})
+    return maps
 
 
 def _threshold(found: Evidence, passing: NDArray[np.bool_], least: float, correction: Correction) -> float:

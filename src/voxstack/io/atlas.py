@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError, listing
 from voxstack.grid import Grid
-from voxstack.io.readers import ImageSource, read_maps
+from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels.resample import nearest
 
-Labels = pd.DataFrame | str | Path | Sequence[str]
+_ROUNDING = 1e-4  # voxels: coordinates are kept to 1e-4 mm
+
+Labels = pd.DataFrame | str | Path | pd.Series | Mapping[int, str] | Sequence[str]
 AtlasSpec = str | Path | SpatialImage | tuple[str | Path | SpatialImage, Labels]
 """An image of labels, or the image and a table of their names."""
 
@@ -42,14 +44,15 @@ class Atlas:
     @classmethod
     def of(cls, spec: AtlasSpec) -> Self:
         """Read what a user gives."""
+        if isinstance(spec, tuple) and len(spec) != 2:
+            raise InputError("An atlas is an image of labels, or an image and a table of their names.")
         image, table = spec if isinstance(spec, tuple) else (spec, None)
-        source = ImageSource(Path(image) if isinstance(image, str) else image)
+        source = image_source(image, "An atlas")
         header = source.header()
-        if header.n_volumes > 1:
-            raise InputError(f"The atlas {source.name} has {header.n_volumes} volumes. Give one image of labels.")
         ((_, raw),) = read_maps([source], [header.order])
-        values = np.nan_to_num(np.asarray(raw, dtype=np.float64))
-        if not np.array_equal(values, np.rint(values)):
+        values = np.asarray(raw, dtype=np.float64)
+        values = np.where(np.isnan(values), 0.0, values)
+        if not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
             raise InputError(f"The atlas {source.name} has values that are not whole numbers, so they are no labels.")
         return cls(values.astype(np.int64), header.grid().affine, {} if table is None else _names(table))
 
@@ -62,7 +65,8 @@ class Atlas:
 
     def at(self, places: NDArray[np.float64]) -> list[str]:
         """Names (k,) at places (k, 3) in mm; empty where there is no region."""
-        voxels = np.rint(nib.affines.apply_affine(np.linalg.inv(self.affine), places.reshape(-1, 3))).astype(int)
+        voxels = nib.affines.apply_affine(np.linalg.inv(self.affine), places.reshape(-1, 3))
+        voxels = np.floor(voxels + 0.5 + _ROUNDING).astype(int)  # half-way it is the higher number, as of `nearest`
         within = np.all((voxels >= 0) & (voxels < self.labels.shape), axis=1)
         found = np.zeros(len(voxels), dtype=np.int64)
         found[within] = self.labels[tuple(voxels[within].T)]
@@ -71,13 +75,28 @@ class Atlas:
 
 def _names(table: Labels) -> dict[int, str]:
     if isinstance(table, str | Path):
-        path = Path(table)
-        if not path.is_file():
-            raise InputError(f"There is no table of labels {path}.")
-        table = pd.read_csv(path, sep="\t" if path.suffix == ".tsv" else ",")
-    if not isinstance(table, pd.DataFrame):
-        return {number: str(name) for number, name in enumerate(table)}
-    columns: dict[str, Any] = {str(column).lower(): column for column in table.columns}
-    if not {"index", "name"} <= set(columns):
-        raise InputError(f"The table of labels needs the columns index and name; it has {listing(table.columns)}.")
-    return {int(i): str(name) for i, name in zip(table[columns["index"]], table[columns["name"]], strict=True)}
+        table = _read(Path(table))
+    if isinstance(table, pd.DataFrame):
+        columns: dict[str, Any] = {str(column).lower(): column for column in table.columns}
+        if not {"index", "name"} <= set(columns):
+            raise InputError(f"The table of labels needs the columns index and name; it has {listing(table.columns)}.")
+        pairs = dict(zip(table[columns["index"]], table[columns["name"]], strict=True))
+    elif isinstance(table, pd.Series | Mapping):
+        pairs = dict(table.items())
+    elif isinstance(table, Sequence):
+        pairs = dict(enumerate(table))
+    else:
+        raise InputError(f"Names of labels are a table, its path, a mapping or a list, not a {type(table).__name__}.")
+    wrong = [label for label in pairs if not isinstance(label, int | float | np.number) or label != np.rint(label)]
+    if wrong:
+        raise InputError(f"The numbers of labels must be whole, not {listing(map(repr, wrong))}.")
+    return {int(label): str(name) for label, name in pairs.items()}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise InputError(f"There is no table of labels {path}.")
+    try:
+        return pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
+    except (ValueError, OSError) as error:  # those of pandas are ValueErrors
+        raise InputError(f"The table of labels {path} cannot be read: {error}") from error

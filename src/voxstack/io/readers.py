@@ -110,6 +110,13 @@ class ImageSource:
         return header
 
 
+def image_source(image: Any, what: str) -> ImageSource:
+    """An image or its path that a user gives; `InputError`, which says what it was to be, for anything else."""
+    if not isinstance(image, str | Path | SpatialImage):
+        raise InputError(f"{what} is an image or its path, not a {type(image).__name__}.")
+    return ImageSource(Path(image) if isinstance(image, str) else image)
+
+
 def read_maps(
     sources: Sequence[ImageSource], orders: Sequence[tuple[int, int, int]]
 ) -> Iterator[tuple[int, NDArray[Any]]]:

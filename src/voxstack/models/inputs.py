@@ -51,11 +51,15 @@ def choose_map(cohort: xr.Dataset, variable: str | None) -> str:
     return variable
 
 
+IN_MEMORY = ("an image in memory", "an array")
+"""What provenance says of masks that are no files."""
+
+
 def described_mask(mask: AnalysisMask) -> str:
     """For provenance: a file's name, or what it was."""
     if isinstance(mask, str | Path):
         return mask_name(Path(mask))
-    return mask_name(mask) if isinstance(mask, SpatialImage) else "an array"
+    return IN_MEMORY[0] if isinstance(mask, SpatialImage) else IN_MEMORY[1]
 
 
 def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.bool_]:
@@ -69,6 +73,8 @@ def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.boo
         inside = np.ones(Grid.from_dataset(cohort).shape, dtype=bool)
     if mask is not None:
         if isinstance(mask, xr.DataArray):
+            if set(mask.dims) != set(SPACE):
+                raise InputError(f"A mask has the dimensions x, y and z, not {mask.dims}.")
             # Raises GridMismatch where the lattices differ.
             mask, _ = xr.align(mask.transpose(*SPACE), cohort, join="inner")
         if isinstance(mask, str | Path | SpatialImage):

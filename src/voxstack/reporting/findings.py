@@ -10,6 +10,7 @@ import pandas as pd
 import xarray as xr
 
 from voxstack.inference.clusters_table import clusters_table
+from voxstack.inference.found_clusters import heights_of
 from voxstack.inference.threshold import threshold
 
 ALPHA = 0.05
@@ -75,7 +76,11 @@ def findings_of(result: xr.Dataset, atlas: Any = None) -> dict[str, list[Finding
     """By contrast. Results that are not thresholded are, at 5%: by relabelling, or by the false discovery rate."""
     found: dict[str, list[Finding]] = {str(name): [] for name in result["contrast"].values}
     for thresholded in _thresholded(result):
-        table = clusters_table(thresholded, atlas=atlas)
+        if not heights_of(thresholded):  # of p alone
+            table = pd.DataFrame({"contrast": []})
+            table.attrs = {"variable": "p_value"}
+        else:
+            table = clusters_table(thresholded, atlas=atlas)
         for number, name in enumerate(found):
             rows = table[table["contrast"] == name].drop(columns="contrast").dropna(axis=1, how="all")
             found[name].append(_finding(thresholded, name, number, rows, table.attrs["variable"]))
@@ -99,22 +104,24 @@ def _finding(thresholded: xr.Dataset, name: str, number: int, table: pd.DataFram
     shown = [Row([_cell(value) for value in row], _place(row, table)) for row in table.head(MOST_ROWS).to_numpy(object)]
     lost = f"; the first {MOST_ROWS} of {len(table)} rows" if len(table) > MOST_ROWS else ""
     heading = _HEADINGS.get(which, which)
-    label = "".join(letter for letter in name if letter.isalnum()) or str(number)
+    label = "".join(letter for letter in name if letter.isalnum())
     return Finding(
         heading=heading,
-        line=_line(thresholded, one, number, name),
+        line=_line(thresholded, one, name),
         thresholded=one,
         caption=f"Clusters and peaks, value: {one[variable].attrs.get('long_name', variable)}{lost}",
         columns=[column.replace("_", " ") for column in table.columns],
         rows=shown,
-        file=f"contrast-{label}_{which}_clusters.tsv",
+        file=f"contrast-{number + 1}-{label}_{which}_clusters.tsv",
         tsv=base64.b64encode(table.to_csv(sep="\t", index=False, na_rep="n/a").encode()).decode(),
     )
 
 
-def _line(thresholded: xr.Dataset, one: xr.Dataset, number: int, name: str) -> str:
-    told: str = thresholded.attrs["summary"][number].removeprefix(f"{name}: ").capitalize() + "."
-    least, options = float(one["threshold"]), thresholded.attrs["provenance"]["threshold"]
+def _line(thresholded: xr.Dataset, one: xr.Dataset, name: str) -> str:
+    options = thresholded.attrs["provenance"]["threshold"]
+    told: str = thresholded.attrs["summary"][options["contrasts"].index(name)].removeprefix(f"{name}: ")
+    told = f"{told[:1].upper()}{told[1:]}."
+    least = float(one["threshold"])
     if not np.isfinite(least):
         return told
     beyond = "beyond" if options["correction"] == "fwe" else "from"

@@ -1,13 +1,15 @@
 """A paragraph for the methods section of a paper, its references, and the commands that repeat the analysis."""
 
+import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from voxstack.grid import Grid
+from voxstack.models.inputs import IN_MEMORY
 
 _REFERENCES = {
     "bh": "Benjamini Y, Hochberg Y (1995). Controlling the false discovery rate: a practical and powerful approach to "
@@ -129,7 +131,7 @@ def _first(text: str) -> str:
 def commands(result: xr.Dataset) -> list[str]:
     """Command lines that repeat a result, with COHORT in place of the cohort's path; none where there are none."""
     line, options = _command(result), result.attrs["provenance"].get("threshold")
-    if line is None or options is None or options.get("mask") == "an array":
+    if line is None or options is None or options.get("mask") in IN_MEMORY:
         return [line] if line else []
     words = [
         "voxstack",
@@ -148,22 +150,44 @@ def commands(result: xr.Dataset) -> list[str]:
 
 def _command(result: xr.Dataset) -> str | None:
     record = result.attrs["provenance"]
-    given = record.get("blocks", {}).get("labels") or record.get("mask") == "an array"
-    if record["function"] not in ("contrast", "permutation_test") or "formula" not in record or given:
+    names = [str(name) for name in result["contrast"].values]
+    if record["function"] not in ("contrast", "permutation_test") or not _can_be_said(record, names):
         return None
     words = ["voxstack", "fit" if record["function"] == "contrast" else "permute", "COHORT"]
     words += ["--design", record["formula"], "--variable", record["variable"], "--missing", record["missing"]]
-    for name, weights in record["contrasts"].items():
-        rows = [_expression(row, record["regressors"]) for row in np.atleast_2d(weights)]
-        words += ["--contrast" if len(rows) == 1 else "--f-contrast", f"{name}={', '.join(rows)}"]
+    for name, stat_type in zip(map(str, result["contrast"].values), result["stat_type"].values, strict=True):
+        rows = [_expression(row, record["regressors"]) for row in np.atleast_2d(record["contrasts"][name])]
+        words.append("--f-contrast" if stat_type == "F" else "--contrast")
+        words.append(rows[0] if rows == [name] else f"{name}={', '.join(rows)}")
     words += ["--alternative", result.attrs["alternative"]]
     if record.get("min_subjects", 1) > 1:
         words += ["--min-subjects", str(record["min_subjects"])]
+    words += [word for size in record.get("effect_sizes", []) for word in ("--effect-size", size)]
+    words += ["--confidence", repr(record["confidence"])] if "confidence" in record else []
     words += ["--mask", record["mask"]] if "mask" in record else []
     words += ["--drop-missing"] if record.get("dropped_subjects") else []
     if record["function"] == "permutation_test":
         words += _permuting(record)
     return shlex.join([*words, "--output", "RESULTS"])
+
+
+def _can_be_said(record: Mapping[str, Any], names: Sequence[str]) -> bool:
+    """Whether the command line has words for all that was asked for."""
+    blocks, tfce = record.get("blocks", {}), record.get("tfce", {})
+    return (
+        "formula" in record
+        and record.get("mask") not in IN_MEMORY
+        and "labels" not in blocks
+        and not (blocks.get("within") and blocks.get("whole"))
+        and (tfce.get("E", 0.5), tfce.get("H", 2.0), tfce.get("dh")) == (0.5, 2.0, None)
+        and all(name in record["contrasts"] and _can_be_named(name, record) for name in names)
+    )
+
+
+def _can_be_named(name: str, record: Mapping[str, Any]) -> bool:
+    rows = [_expression(row, record["regressors"]) for row in np.atleast_2d(record["contrasts"][name])]
+    closed = all(row.count(left) == row.count(right) for row in rows for left, right in ("()", "[]"))
+    return closed and (rows == [name] or re.fullmatch(r"\w([\w .+-]*\w)?", name) is not None)
 
 
 def _permuting(record: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,8 @@ class Viewer {
   constructor(root, told, values, background) {
     Object.assign(this, { root, told, values, background, at: told.start.slice() });
     this.readout = root.querySelector("output");
-    this.scale = Math.max(1, Math.floor(300 / Math.max(...told.shape)));
+    this.scale = Math.max(1, Math.floor(300 / Math.max(...told.shape.map((size, axis) => size * told.steps[axis])) *
+      Math.min(...told.steps))) / Math.min(...told.steps);  // pixels of the canvas a mm
     this.canvases = PLANES.map((plane) => root.querySelector(`canvas.${plane.name}`));
     this.sliders = [...root.querySelectorAll("input.place")];
     this.level = root.querySelector("input.level");
@@ -102,13 +103,14 @@ class Viewer {
     }
     const whole = new OffscreenCanvas(width, height);
     whole.getContext("2d").putImageData(image, 0, 0);
-    canvas.width = width * this.scale;
-    canvas.height = height * this.scale;
+    const wide = this.told.steps[plane.across] * this.scale, high = this.told.steps[plane.up] * this.scale;
+    canvas.width = Math.round(width * wide);
+    canvas.height = Math.round(height * high);
     const context = canvas.getContext("2d");
     context.imageSmoothingEnabled = false;
     context.drawImage(whole, 0, 0, canvas.width, canvas.height);
     context.strokeStyle = "rgba(120, 220, 120, 0.8)";
-    const x = (this.at[plane.across] + 0.5) * this.scale, y = (height - 0.5 - this.at[plane.up]) * this.scale;
+    const x = (this.at[plane.across] + 0.5) * wide, y = (height - 0.5 - this.at[plane.up]) * high;
     context.beginPath();
     context.moveTo(x, 0); context.lineTo(x, canvas.height);
     context.moveTo(0, y); context.lineTo(canvas.width, y);
@@ -163,11 +165,11 @@ function sortable(table) {
 async function start() {
   document.querySelectorAll("table.sortable").forEach(sortable);
   const data = JSON.parse(document.getElementById("volumes").textContent);
-  const background = data.background ? await inflate(data.background) : null;
+  const backgrounds = await Promise.all(data.backgrounds.map((text) => (text ? inflate(text) : null)));
   const viewers = {};
   for (const told of data.maps) {
     const root = document.getElementById(told.id);
-    viewers[told.id] = new Viewer(root, told, await inflate(told.values), background);
+    viewers[told.id] = new Viewer(root, told, await inflate(told.values), backgrounds[told.background]);
   }
   document.querySelectorAll("button[data-mm]").forEach((button) => {
     button.addEventListener("click", () => viewers[button.dataset.viewer].goto(button.dataset.mm.split(" ").map(Number)));

@@ -19,7 +19,7 @@ from voxstack.design import make_design
 from voxstack.errors import InputError, VoxstackError, writing
 from voxstack.export.maps import make_folder
 from voxstack.export.nifti import to_nifti
-from voxstack.figures.drawing import drawn, template_for, title_of
+from voxstack.figures.drawing import drawn, template_for, title_of, within
 from voxstack.grid import Grid
 from voxstack.inference.evidence import check_result
 from voxstack.reporting import methods
@@ -133,11 +133,13 @@ def report(
         raise InputError("There is no result to report.")
     for one in several:
         check_result(one)
+    if cohort is not None and not isinstance(cohort, xr.Dataset):
+        raise InputError(f"cohort= is what open_cohort gives, not a {type(cohort).__name__}.")
     place = Path(path)
     make_folder(place.parent)
     several = [compute(one) for one in several]
     sections = [] if cohort is None else [_cohort(cohort, background)]
-    volumes: dict[str, Any] = {"background": None, "maps": []}
+    volumes: dict[str, Any] = {"backgrounds": [], "maps": []}
     for number, one in enumerate(several):
         which = _KINDS[one.attrs["provenance"]["function"]] if len(several) > 1 else ""
         sections.append(_design(one, cohort, f"design-{number + 1}", f"Design and contrasts{which}"))
@@ -235,8 +237,7 @@ def _contrasts(
     in_mni = int(result["spatial_ref"].attrs.get("space_code", 0)) == _MNI_CODE
     variable = next(name for name in ("z_score", "stat", "p_value") if name in result)
     template = template_for(to_nifti(result["mask"]), background)
-    if template is not None and volumes["background"] is None:
-        volumes["background"] = window.background(on_grid(template, result["mask"]))
+    volumes["backgrounds"].append(None if template is None else window.background(on_grid(template, result["mask"])))
     sections = []
     for number, name in enumerate(map(str, result["contrast"].values), 1):
         shown = result[variable].sel(contrast=name)
@@ -282,7 +283,7 @@ def _facts(result: xr.Dataset, name: str, shown: xr.DataArray) -> list[list[str]
 def _add_viewer(
     section: Section, one: xr.DataArray, window: Window, finding: Finding, variable: str, volumes: dict[str, Any]
 ) -> None:
-    values = one.transpose(*SPACE).values
+    values = within(one.transpose(*SPACE).values)
     largest = float(np.nanmax(np.abs(values)))
     signed = bool(np.nanmin(values) < 0)
     peak = np.unravel_index(np.nanargmax(np.abs(values)), values.shape)
@@ -295,6 +296,8 @@ def _add_viewer(
     section.range = (f"{-largest:.3g}" if signed else "0", f"{largest:.3g}")
     section.unit = str(one.attrs.get("long_name", one.name))
     told = {"id": section.viewer, "shape": window.shape, "affine": window.affine.tolist(), "inverse": inverse.tolist()}
+    steps = np.linalg.norm(window.affine[:3, :3], axis=0).tolist()
+    told |= {"background": len(volumes["backgrounds"]) - 1, "steps": steps}
     told |= {"largest": largest, "signed": signed, "start": [int(i) for i in np.rint(place[:3])]}
     volumes["maps"].append({**told, "values": window.coded(values, largest)})
 
