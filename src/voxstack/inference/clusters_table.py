@@ -53,7 +53,8 @@ def clusters_table(
         Most peaks of a cluster; None lists all.
     atlas
         A label image, or an image and a table of its labels (columns ``index`` and ``name``; a DataFrame, a TSV or CSV
-        file, a mapping, or a list of names whose positions are the labels): adds the column `region`, the label at each peak.
+        file, a mapping, or a list of names whose positions are the labels): adds the column `region`, the label at each
+        peak.
 
     Returns
     -------
