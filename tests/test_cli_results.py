@@ -117,3 +117,27 @@ def test_mistakes(study: Path, tmp_path: Path, arguments: str, says: str) -> Non
     assert result.exit_code != 0
     assert says.format(s=study, t=tmp_path) in str(result.exception)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_maps_of_our_own_say_what_they_are(study: Path, tmp_path: Path) -> None:
+    """t and its degrees of freedom, and p, from the name and the sidecar; corrected p are refused."""
+    result = vx.open_results(study / "fit" / "results.zarr").sel(contrast="mean")
+    t = vx.read_map(study / "fit" / "contrast-mean_stat-t_statmap.nii.gz")
+    assert t["dof"].item() == result["dof"].item()
+    np.testing.assert_allclose(t["p_value"][0], result["p_value"], rtol=1e-4)
+    p = vx.read_map(study / "fit" / "contrast-mean_stat-p_statmap.nii.gz")
+    np.testing.assert_array_equal(p["p_value"][0], result["p_value"])
+    with pytest.raises(vx.errors.InputError, match="cannot be tested again"):
+        vx.read_map(study / "permuted" / "contrast-mean_stat-clusterextent_desc-fwe_p.nii.gz")
+    with pytest.warns(vx.errors.VoxstackWarning, match="lie from 0 to 1"):
+        vx.read_map(study / "fit" / "contrast-mean_stat-p_statmap.nii.gz", kind="z")
+
+
+def test_few_relabellings_are_too_coarse_for_other_corrections(study: Path) -> None:
+    permuted = vx.open_results(study / "permuted" / "results.zarr")
+    with pytest.warns(vx.errors.VoxstackWarning, match="correction='fwe'"):
+        vx.threshold(permuted, correction="fdr")
+
+
+def test_info_takes_the_folder_of_a_run(study: Path) -> None:
+    assert "contrasts" in succeed("info", study / "fit")

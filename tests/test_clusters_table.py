@@ -313,4 +313,4 @@ def test_a_table_goes_through_tsv(tmp_path: Path) -> None:
 )
 def test_mistakes_are_named(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        vx.clusters_table(result_of(np.ones((3, 3, 3))), **options)
+        vx.clusters_table(result_of(np.full((3, 3, 3), 2.0)), **options)

@@ -193,9 +193,9 @@ class TestRegions:
                 vx.true_discovery_proportion(result, regions=regions)
 
     def test_other_lattices_are_refused(self) -> None:
-        other = result_of(np.ones((4, 4, 4)))["mask"]
+        other = result_of(np.full((4, 4, 4), 2.0))["mask"]
         with pytest.raises(GridMismatch):
-            vx.true_discovery_proportion(result_of(np.ones((3, 3, 3))), regions=other)
+            vx.true_discovery_proportion(result_of(np.full((3, 3, 3), 2.0)), regions=other)
 
 
 def test_z_comes_from_t_and_f_where_there_is_none() -> None:
@@ -242,12 +242,12 @@ def test_they_are_saved_and_written(tmp_path: Path) -> None:
 )
 def test_mistakes_are_named(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        vx.true_discovery_proportion(result_of(np.ones((3, 3, 3))), **options)
+        vx.true_discovery_proportion(result_of(np.full((3, 3, 3), 2.0)), **options)
 
 
 def test_a_thresholded_result_is_refused() -> None:
     with pytest.raises(InputError, match="thresholded already"):
-        vx.true_discovery_proportion(vx.threshold(result_of(np.ones((3, 3, 3)))))
+        vx.true_discovery_proportion(vx.threshold(result_of(np.full((3, 3, 3), 2.0))))
 
 
 def test_f_alone_has_one_side() -> None:

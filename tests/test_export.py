@@ -252,7 +252,7 @@ class TestWriteMaps:
         assert not list(tmp_path.glob("*partial*"))
 
     def test_a_cohort_is_no_result(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="not a voxstack contrast, fit, permutation or discoveries: it is a cohort"):
+        with pytest.raises(InputError, match="fit, permutation or discoveries: it is a cohort"):
             vx.write_maps(cohort(), tmp_path)
         with pytest.raises(InputError, match="does not say what it is"):
             vx.write_maps(xr.Dataset(), tmp_path)
@@ -317,7 +317,7 @@ class TestResultStores:
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
     def test_what_is_no_result_is_not_opened(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="not a voxstack contrast, fit, permutation or discoveries: it is a cohort"):
+        with pytest.raises(InputError, match="fit, permutation or discoveries: it is a cohort"):
             vx.save_results(cohort(), tmp_path / "r.zarr")
         with pytest.raises(StoreError, match=r"no result at .*r\.zarr"):
             vx.open_results(tmp_path / "r.zarr")

@@ -194,7 +194,7 @@ def test_a_window_turns_axes_so_that_they_rise() -> None:
     mask = np.zeros((8, 7, 6), dtype=bool)
     mask[5:7, 2:4, 3:4] = True
     affine = np.array([[-3.0, 0, 0, 30], [0, 3, 0, -9], [0, 0, 2, 5], [0, 0, 0, 1]])
-    result = vx.read_map(nib.Nifti1Image(np.ones(mask.shape), affine), mask=mask)
+    result = vx.read_map(nib.Nifti1Image(np.full(mask.shape, 2.0), affine), mask=mask)
     window = Window(result["mask"])
     assert (np.diag(window.affine)[:3] > 0).all()
     values = np.arange(mask.size, dtype=float).reshape(mask.shape)
@@ -240,7 +240,7 @@ def test_a_thresholded_result_is_reported_as_such(tmp_path: Path) -> None:
     text = vx.report(found, tmp_path / "r.html").read_text(encoding="utf-8")
     tested = int(fitted["stat"].sel(contrast="age").notnull().sum())
     assert f'<td class="text">{tested:,}</td>' in text
-    assert "range of what is significant" in text
+    assert "range of z-score of what is significant" in text
     assert "Significant values of z-score" in text
     assert "voxstack threshold RESULTS --correction none --alpha 0.05 --variable z_score" in text
 

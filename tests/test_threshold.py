@@ -164,7 +164,7 @@ def test_all_voxels_may_pass_and_none() -> None:
         found = vx.threshold(result, variable="z_score" if kind == "z" else "stat")
         assert found["significant"].all()
         assert found["threshold"].item() == least
-    none = vx.threshold(vx.read_map(nib.Nifti1Image(z * 1e-3, AFFINE)))
+    none = vx.threshold(vx.read_map(nib.Nifti1Image(z * -1e-3, AFFINE)))
     assert not none["significant"].any()
     assert none["z_score"].isnull().all()
     assert none["threshold"].item() == np.inf

@@ -1,6 +1,7 @@
 """voxstack info."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from voxstack.errors import listing
+from voxstack.export.folder import RESULTS
 from voxstack.memory import memory_plan
 from voxstack.store.describe import describe
 
@@ -17,7 +19,9 @@ from voxstack.store.describe import describe
 @click.argument("store", type=click.Path(readable=False))
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that the table only sums up.")
 def command(store: str, as_json: bool) -> None:
-    """Say what the cohort or result STORE holds."""
+    """Say what the cohort or result STORE, or the folder of a run, holds."""
+    results = Path(store) / RESULTS
+    store = str(results) if results.exists() else store
     if as_json:
         click.echo(json.dumps(describe(store), indent=2, ensure_ascii=False))
     else:

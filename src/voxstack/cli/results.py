@@ -22,7 +22,8 @@ def reading(command: Command) -> Command:
     for decorate in reversed(
         (
             click.argument("source", metavar="DIR|MAP", type=click.Path(readable=False)),
-            click.option("--kind", type=click.Choice(get_args(MapKind)), help="What MAP holds.  [default: z]"),
+            click.option("--kind", type=click.Choice(get_args(MapKind)),
+                         help="What MAP holds; by default what its name says, or z."),
             click.option("--dof", type=float, metavar="N", help="Residual degrees of freedom of MAP, of t and F."),
             click.option("--dof-num", type=int, metavar="N", help="Numerator degrees of freedom of MAP, of F."),
             click.option("--mask", type=click.Path(readable=False), help="An image of the voxels that were tested."),
@@ -50,9 +51,9 @@ def open_source(
     if looks_like_image(source):
         return read_map(
             source,
-            kind=kind or "z",
+            kind=kind,
             dof=dof,
-            dof_num=dof_num or 1,
+            dof_num=dof_num,
             mask=mask,
             alternative=alternative or "two-sided",
             name=Path(source).name.split(".")[0],

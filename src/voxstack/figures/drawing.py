@@ -45,6 +45,8 @@ def check_map(stat_map: xr.DataArray) -> None:
 def drawn(stat_map: xr.DataArray) -> xr.DataArray:
     """What is drawn of a map: -log10 of p-values, so that what is significant stands out, and others as they are."""
     name = str(stat_map.name)
+    if stat_map.dtype == bool:
+        return stat_map.astype(np.float64, keep_attrs=True)
     if not (name in ("p_value", "p_uncorrected") or "_p_fwe" in name):
         return stat_map
     with np.errstate(divide="ignore"):

@@ -115,7 +115,11 @@ def _rows(found: FoundClusters, affine: Any, min_distance: float, most: int | No
             x, y, z = places[k].round(4) + 0.0
             row = {"cluster": number, "peak": peak, "x": x, "y": y, "z": z, "value": float(found.heights[voxel])}
             if peak == 1:
-                row |= {"mean": float(values.mean()), "n_voxels": values.size, "volume_mm3": values.size * size}
+                row |= {
+                    "mean": float(values.mean()),
+                    "n_voxels": values.size,
+                    "volume_mm3": round(values.size * size, 6),
+                }
             yield row, voxel
 
 

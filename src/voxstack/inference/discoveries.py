@@ -55,7 +55,8 @@ def true_discovery_proportion(
     mask
         Narrows the voxels that were tested; bounds depend on how many there are.
     alternative
-        "greater": activation; "less": deactivation; "two-sided": both, each at alpha / 2. F has one only.
+        Whatever that of the result: "greater": activation; "less": deactivation; "two-sided": both, each at alpha / 2.
+        F has one only.
     connectivity
         Of clusters: 6, 18 or 26 neighbours.
     alpha
@@ -65,11 +66,12 @@ def true_discovery_proportion(
     -------
     xarray.Dataset
         `n_voxels`, `true_discoveries` (at least so many voxels are active) and `proportion` (NaN for no voxel), along
-        (contrast, cluster_forming_z, region), or (contrast, region) where regions are given. Clusters count from 1 as
-        in `clusters_table`; regions are the labels, with their names in the coordinate `region_name`. The maps `label`
-        and `true_discovery_proportion` say of each voxel which cluster or region it is in and that one's proportion
-        (0 outside of them, NaN where nothing was tested). `hommel_value` (contrast, side): how many voxels may all be
-        inactive, NaN for the negative side of F. "two-sided" bounds are sums over both sides.
+        (contrast, cluster_forming_z, region), or (contrast, region) where regions are given. Clusters count from 1 in
+        falling size, positive ones before negative ones; regions are the labels, with their names in the coordinate
+        `region_name`. Where contrasts or thresholds have fewer clusters than others, the last ones have 0 voxels. The
+        maps `label` and `true_discovery_proportion` say of each voxel which cluster or region it is in and that one's
+        proportion (0 outside of them, NaN where nothing was tested). `hommel_value` (contrast, side): how many voxels
+        may all be inactive, NaN for the negative side of F. "two-sided" bounds are sums over both sides.
 
     Raises
     ------

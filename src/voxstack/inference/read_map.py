@@ -1,14 +1,17 @@
 """`read_map`: a statistical map of another program as a result that can be thresholded, tabulated and reported."""
 
+import json
+import re
+import warnings
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import xarray as xr
 from nibabel.spatialimages import SpatialImage
 
 from voxstack import provenance
-from voxstack.errors import InputError
+from voxstack.errors import InputError, VoxstackWarning
 from voxstack.inference.options import check_number, check_real
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
@@ -22,9 +25,9 @@ MapKind = Literal["z", "t", "F", "p"]
 def read_map(
     image: str | Path | SpatialImage,
     *,
-    kind: MapKind = "z",
+    kind: MapKind | None = None,
     dof: float | None = None,
-    dof_num: int = 1,
+    dof_num: int | None = None,
     mask: AnalysisMask | None = None,
     alternative: Alternative = "two-sided",
     name: str = "map",
@@ -36,11 +39,12 @@ def read_map(
     image
         A 3-D image, or its path.
     kind
-        What it holds: "z", "t", "F" or "p".
+        What it holds: "z", "t", "F" or "p". By default "z", unless the file's name says another one, as those of
+        `write_maps` do (``stat-t``, ``stat-F``, ``stat-p``): that one.
     dof
-        Residual degrees of freedom, of t and F.
+        Residual degrees of freedom, of t and F; by default those that the file's JSON sidecar says, if there is one.
     dof_num
-        Numerator degrees of freedom, of F.
+        Numerator degrees of freedom, of F; the same.
     mask
         Voxels that were tested: an image, a path, or an array (x, y, z) in the order of the grid. By default those that
         are neither 0 nor NaN; of p-values those that are not NaN, since p may be 0.
@@ -60,6 +64,7 @@ def read_map(
     InputError
         No such image or mask, several volumes, no degrees of freedom of t or F, or p-values outside of [0, 1].
     """
+    kind, dof, dof_num = _said(image, kind, dof, dof_num)
     if kind not in get_args(MapKind):
         raise InputError(f"kind must be 'z', 't', 'F' or 'p', not {kind!r}.")
     if alternative not in ALTERNATIVES:
@@ -80,6 +85,12 @@ def read_map(
     values = np.where(there, values, np.nan)
     if kind == "p" and (np.nanmin(values) < 0 or np.nanmax(values) > 1):
         raise InputError(f"{source.name} is said to hold p-values, and has values outside of 0 to 1. Choose kind=.")
+    if kind == "z" and np.nanmin(values) >= 0 and np.nanmax(values) <= 1:
+        warnings.warn(
+            f"All values of {source.name} lie from 0 to 1. If they are p-values, say kind='p'.",
+            VoxstackWarning,
+            stacklevel=2,
+        )
     residual = float(np.inf if dof is None else dof)
     maps = {"p_value": values}
     if kind == "z":
@@ -104,3 +115,26 @@ def read_map(
     result = annotate(result, "contrast", alternative=alternative, provenance=record)
     result["p_value"].attrs["alternative"] = alternative
     return result
+
+
+def _said(
+    image: str | Path | SpatialImage, kind: MapKind | None, dof: float | None, dof_num: int | None
+) -> tuple[MapKind, float | None, int]:
+    """What is given, completed by what the file's name and its sidecar say."""
+    told: dict[str, Any] = {}
+    if isinstance(image, str | Path):
+        path = Path(image)
+        stem = re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name)
+        if kind is None and re.search(r"desc-fwe\w*_(p|log10p)$|log10p", stem):
+            raise InputError(f"{path.name} holds corrected or logarithmic p-values, which cannot be tested again.")
+        named = re.search(r"(?:^|_)stat-(z|t|F|p)_", f"{stem}_")
+        kind = kind or (named[1] if named else "p" if stem.endswith("_p") else None)  # type: ignore[assignment]
+        sidecar = path.with_name(f"{stem}.json")
+        if kind in ("t", "F") and sidecar.is_file():
+            try:
+                told = dict(json.loads(sidecar.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise InputError(f"{sidecar} is not JSON: {error}") from error
+    if dof is None and isinstance(told.get("DegreesOfFreedom"), int | float):
+        dof = float(told["DegreesOfFreedom"])
+    return kind or "z", dof, int(told.get("NumeratorDegreesOfFreedom", 1)) if dof_num is None else dof_num

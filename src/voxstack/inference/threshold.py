@@ -1,5 +1,6 @@
 """`threshold`: which voxels of a result are significant."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
@@ -8,7 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack.computation import compute
-from voxstack.errors import InputError
+from voxstack.errors import InputError, VoxstackWarning
 from voxstack.inference.evidence import (
     Correction,
     Evidence,
@@ -125,6 +126,8 @@ def threshold(
         rows.append(kept)
         sizes.append(int(tested.sum()))
         critical.append(_threshold(found, passing, least, correction))
+        if "n_relabellings" in one.coords and correction in ("fdr", "bonferroni"):
+            _warn_of_few(int(one["n_relabellings"]), alpha / max(sizes[-1], 1))
         lines.append(f"{label}: {_told(kept, passing, tested, correction, alpha, cluster_extent)}")
 
     # Conclude
@@ -147,6 +150,16 @@ def threshold(
     provenance = {**maps.attrs["provenance"], "threshold": options}
     result.attrs = {**maps.attrs, "provenance": provenance, "summary": lines}
     return result
+
+
+def _warn_of_few(number: int, least: float) -> None:
+    if 1 / number > least:
+        warnings.warn(
+            f"p-values of {number:,} relabellings are at least 1/{number:,}, too coarse to correct for all voxels. "
+            "correction='fwe' takes those that relabelling has corrected.",
+            VoxstackWarning,
+            stacklevel=3,
+        )
 
 
 def _with_alternative(maps: xr.Dataset, side: Alternative) -> xr.Dataset:

@@ -1,5 +1,6 @@
 """Atlases: an image of labels, and what they are called."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from voxstack.errors import InputError, listing
+from voxstack.errors import InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels.resample import nearest
@@ -61,6 +62,10 @@ class Atlas:
         labels = nearest(self.labels, self.affine, grid.shape, grid.affine)
         if not labels.any():
             raise InputError(f"The labels are all 0, or do not overlap the maps, which have {grid}.")
+        lost = np.setdiff1d(self.labels, labels)
+        if lost.size:
+            names = listing(self.names.get(int(label), label) for label in lost)
+            warnings.warn(f"{lost.size} labels are nowhere on the maps' grid: {names}.", VoxstackWarning, stacklevel=4)
         return np.asarray(labels, dtype=np.int64)
 
     def at(self, places: NDArray[np.float64]) -> list[str]:
@@ -68,6 +73,8 @@ class Atlas:
         voxels = nib.affines.apply_affine(np.linalg.inv(self.affine), places.reshape(-1, 3))
         voxels = np.floor(voxels + 0.5 + _ROUNDING).astype(int)  # half-way it is the higher number, as of `nearest`
         within = np.all((voxels >= 0) & (voxels < self.labels.shape), axis=1)
+        if len(voxels) and not within.any():
+            raise InputError("No place lies within the atlas. Is it in the space of the maps?")
         found = np.zeros(len(voxels), dtype=np.int64)
         found[within] = self.labels[tuple(voxels[within].T)]
         return [self.names.get(int(label), str(label)) if label else "" for label in found]

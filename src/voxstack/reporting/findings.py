@@ -125,7 +125,14 @@ def _line(thresholded: xr.Dataset, one: xr.Dataset, name: str) -> str:
     if not np.isfinite(least):
         return told
     beyond = "beyond" if options["correction"] == "fwe" else "from"
-    return f"{told} Significant is what lies {beyond} {options['variable'].replace('_', ' ')} = {least:.4g}."
+    name = options["variable"].replace("_", " ")
+    if (
+        options["alternative"] == "two-sided"
+        and one["stat_type"].item() == "t"
+        and "p" not in options["variable"].split("_")
+    ):
+        name = f"|{name}|"
+    return f"{told} Significant is what lies {beyond} {name} = {least:.4g}."
 
 
 def _place(row: Any, table: pd.DataFrame) -> str:

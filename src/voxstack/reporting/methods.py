@@ -27,7 +27,7 @@ _REFERENCES = {
 }
 
 _STATISTICS = {
-    "voxel": "the largest statistic over all voxels",
+    "voxel": "the statistic itself",
     "cluster_extent": "cluster extent",
     "cluster_mass": "cluster mass",
     "tfce": "threshold-free cluster enhancement (TFCE)",
@@ -88,6 +88,8 @@ def _permutation(result: xr.Dataset, record: Mapping[str, Any], used: list[str])
     statistics = [_STATISTICS[name] for name in record["statistics"]]
     if "tfce" in record["statistics"]:
         used.append("tfce")
+        t = record["tfce"]
+        statistics[-1] += f", E = {t['E']:g}, H = {t['H']:g}, {t['connectivity']} neighbours"
     forming, within = "", ""
     if "blocks" in record:
         within = " Subjects were exchanged in exchangeability blocks."

@@ -43,7 +43,7 @@ class Viewer {
 
   value(place) {
     const code = this.values[this.index(place)];
-    return code === 0 ? null : ((code - 128) / 127) * this.told.largest;
+    return code === 0 ? null : ((code - 32768) / 32767) * this.told.largest;
   }
 
   mm(place) {
@@ -169,7 +169,7 @@ async function start() {
   const viewers = {};
   for (const told of data.maps) {
     const root = document.getElementById(told.id);
-    viewers[told.id] = new Viewer(root, told, await inflate(told.values), backgrounds[told.background]);
+    viewers[told.id] = new Viewer(root, told, new Uint16Array((await inflate(told.values)).buffer), backgrounds[told.background]);
   }
   document.querySelectorAll("button[data-mm]").forEach((button) => {
     button.addEventListener("click", () => viewers[button.dataset.viewer].goto(button.dataset.mm.split(" ").map(Number)));

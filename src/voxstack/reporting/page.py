@@ -241,6 +241,8 @@ def _contrasts(
     sections = []
     for number, name in enumerate(map(str, result["contrast"].values), 1):
         shown = result[variable].sel(contrast=name)
+        if result["stat_type"].sel(contrast=name).item() == "F":
+            shown = shown.clip(min=0, keep_attrs=True)  # below 0 there is no evidence
         one = drawn(shown)
         section = Section(f"contrast-{run}-{number}", f"Contrast {name}{which}", findings=found[name])
         section.tables.append(Table(_facts(result, name, shown)))
@@ -273,7 +275,12 @@ def _facts(result: xr.Dataset, name: str, shown: xr.DataArray) -> list[list[str]
     rows.append(["voxels tested", f"{tested:,}"])
     if shown.notnull().any():
         of = " of what is significant" if "n_tested" in one else ""
-        rows.append([f"range{of}", f"{float(shown.min()):.4g} to {float(shown.max()):.4g}"])
+        rows.append(
+            [
+                f"range of {shown.attrs.get('long_name', shown.name)}{of}",
+                f"{float(shown.min()):.4g} to {float(shown.max()):.4g}",
+            ]
+        )
     if "n_relabellings" in one.coords:
         every = ", all that there are" if bool(one["exhaustive"]) else ""
         rows.append(["relabellings", f"{int(one['n_relabellings']):,} ({one['relabelling'].item()}{every})"])
@@ -292,7 +299,11 @@ def _add_viewer(
     options = finding.thresholded.attrs["provenance"]["threshold"]
     least = float(finding.thresholded["threshold"]) if options["variable"] == variable else np.nan
     section.viewer, section.shape, section.largest = f"viewer-{section.id}", window.shape, largest
-    section.level = abs(least) if np.isfinite(least) and abs(least) < largest and variable != "p_value" else largest / 3
+    section.level = largest / 3
+    if not bool(finding.thresholded["significant"].any()):
+        section.level = largest
+    elif abs(least) < largest and variable != "p_value":
+        section.level = abs(least)
     section.range = (f"{-largest:.3g}" if signed else "0", f"{largest:.3g}")
     section.unit = str(one.attrs.get("long_name", one.name))
     told = {"id": section.viewer, "shape": window.shape, "affine": window.affine.tolist(), "inverse": inverse.tolist()}

@@ -1,4 +1,4 @@
-"""Maps for the viewer in the page: a byte a voxel, compressed."""
+"""Maps for the viewer in the page: two bytes a voxel, and one of backgrounds, compressed."""
 
 import base64
 import zlib
@@ -47,19 +47,20 @@ class Window:
         return values[tuple(self._slices)]
 
     def coded(self, values: NDArray[np.float64], largest: float) -> str:
-        """Text of a map (x, y, z): 0 is no value, 1 to 255 go from minus to plus the largest, 128 is 0."""
-        codes = np.clip(np.rint(values / (largest or 1.0) * 127), -127, 127) + 128
-        return _text(self._cut(np.where(np.isnan(values), 0, codes)).astype(np.uint8))
+        """Text of a map (x, y, z): 0 is no value, 1 to 65,535 go from minus to plus the largest, 32,768 is 0."""
+        codes = np.clip(np.rint(values / (largest or 1.0) * 32767), -32767, 32767) + 32768
+        return _text(self._cut(np.where(np.isnan(values), 0, codes)).astype("<u2"))
 
     def background(self, values: NDArray[np.float64]) -> str:
         """Text of a background (x, y, z), dark to light."""
         known = values[np.isfinite(values)]
         low, high = np.percentile(known, [2, 99.5]) if known.size else (0.0, 1.0)
-        return _text(np.clip(np.nan_to_num((self._cut(values) - low) / max(high - low, 1e-12)) * 255, 0, 255))
+        shades = np.clip(np.nan_to_num((self._cut(values) - low) / max(high - low, 1e-12)) * 255, 0, 255)
+        return _text(shades.astype(np.uint8))
 
 
 def _text(values: NDArray[Any]) -> str:
-    return base64.b64encode(zlib.compress(values.astype(np.uint8).tobytes(order="F"), 9)).decode()
+    return base64.b64encode(zlib.compress(values.tobytes(order="F"), 9)).decode()
 
 
 def on_grid(background: Any, like: xr.DataArray) -> NDArray[np.float64]:
