@@ -213,7 +213,7 @@ class PermutationWork:
             That are worked on at once, by all workers.
         """
         sizes = [1 << k for k in range(WINDOW.bit_length())]
-        fit = [size for size in sizes if self.needs(size, threads) <= memory] or sizes[:1]
+        fit = [size for size in sizes if PROCESS + self.needs(size, threads) <= memory] or sizes[:1]
         rounds = {size: -(-number // (size * tasks)) for size in fit}
         times = {size: rounds[size] * (self._reading + min(size, number)) for size in fit}
         return min(size for size in fit if times[size] <= 1.15 * min(times.values()))
