@@ -211,6 +211,7 @@ def test_clusters_of_a_permutation_test_have_its_p(rule: Any) -> None:
     same = others["n_voxels"].eq(
         [one["cluster_extent"].sel(x=r.x, y=r.y, z=r.z).item() for r in others.itertuples()]
     )  # fmt: skip
+    assert not same.fillna(value=False).all()
     assert others.loc[~same.fillna(False).astype(bool), "cluster_extent_p_fwe"].isna().all()
 
 

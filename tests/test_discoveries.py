@@ -231,7 +231,7 @@ def test_they_are_saved_and_written(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"alpha": 1.0}, "alpha must be a number between"),
-        ({"alternative": "both"}, "alternative must be"),
+        ({"alternative": "both"}, "alternative='both': voxstack knows"),
         ({"cluster_forming_z": -2}, "above 0"),
         ({"cluster_forming_z": []}, "above 0"),
         ({"connectivity": 5}, "6, 18 or 26"),

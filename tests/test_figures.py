@@ -11,6 +11,7 @@ import xarray as xr
 import voxstack as vx
 from permuted_cohorts import run
 from voxstack.errors import InputError
+from voxstack.figures.drawing import drawn
 
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -48,6 +49,8 @@ def test_maps_of_p_are_drawn_as_their_logarithm() -> None:
     result = vx.read_map(nib.Nifti1Image(p, np.diag([20.0, 20, 20, 1])), kind="p")
     figure = vx.figures.plot_slices(result["p_value"].sel(contrast="map"), cuts=[40.0, 60.0])
     assert "-log10 of the uncorrected p-value: map" in texts(figure)
+    values = np.unique(drawn(result["p_value"].sel(contrast="map")))
+    np.testing.assert_allclose(values, [-np.log10(0.5), 6])  # p = 0 as far as the others
 
 
 @pytest.mark.parametrize("code", [0, 4])

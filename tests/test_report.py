@@ -186,7 +186,9 @@ def test_the_page_is_one_file_with_its_tables(page_file: Path) -> None:
     assert written["n_voxels"].dropna().tolist() == expected["n_voxels"].dropna().tolist()
     for line in vx.threshold(fitted).attrs["summary"]:
         assert line.rsplit(": ", 1)[1][1:] in text
-    data = json.loads(re.search(r'id="volumes">(.*?)</script>', text, flags=re.S)[1])  # type: ignore[index]
+    volumes = re.search(r'id="volumes">(.*?)</script>', text, flags=re.S)
+    assert volumes is not None
+    data = json.loads(volumes[1])
     assert len(data["maps"]) == 3
 
 

@@ -240,11 +240,11 @@ def test_a_thresholded_result_is_saved_and_written(tmp_path: Path) -> None:
     [
         ({"alpha": 0}, "alpha must be a number between 0 and 1"),
         ({"alpha": 5}, "alpha must be a number between 0 and 1"),
-        ({"correction": "holm"}, "must be one of none, fdr, bonferroni, fwe"),
+        ({"correction": "holm"}, "knows 'none', 'fdr', 'bonferroni', 'fwe'"),
         ({"correction": "fwe"}, "needs the result of permutation_test"),
         ({"variable": "effect"}, "'effect' has no p-values. Choose variable= among"),
         ({"variable": "zz"}, "'zz' is not there"),
-        ({"alternative": "up"}, "must be 'two-sided', 'greater' or 'less'"),
+        ({"alternative": "up"}, "knows 'two-sided', 'greater', 'less'"),
         ({"alternative": "less", "variable": "p_value"}, "are for the alternative 'two-sided'"),
         ({"connectivity": 8}, "6, 18 or 26"),
         ({"cluster_extent": -1}, "whole number from 0"),

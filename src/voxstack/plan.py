@@ -221,14 +221,13 @@ class PermutationWork:
     @property
     def _reading(self) -> float:
         """How many relabellings take as long as to read the data, by rates of one core (measured)."""
-        read, product, enhance = (
-            (20.0, 0.08, 60.0) if self._whole else (20.0, 0.03, 3.0)
-        )  # ns a voxel, the first a value
+        read = 20.0  # ns a voxel of a subject
+        product, enhance = (0.08, 60.0) if self._whole else (0.03, 3.0)  # ns a voxel: of a subject, and of a map
         return read * self.n_subjects / (product * self.n_subjects + enhance)
 
     def check(self, batch: int, *, memory: int, threads: int) -> None:
         """Raise `InputError` where maps of so many relabellings do not fit."""
-        needed = self.needs(batch, threads)
+        needed = PROCESS + self.needs(batch, threads)
         if needed > memory:
             raise InputError(
                 f"A permutation test of {self.n_subjects} subjects and {self.voxels:,} voxels needs "

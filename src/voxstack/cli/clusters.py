@@ -1,15 +1,16 @@
 """voxstack clusters."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
 
-from voxstack.cli.results import open_source, reading
+from voxstack.cli.results import atlas_of, open_source, reading, with_atlas
 from voxstack.errors import InputError
 from voxstack.export.clusters import TABLE, write_clusters
 from voxstack.inference.clusters_table import clusters_table, label_clusters
-from voxstack.inference.read_map import MapKind
+from voxstack.inference.options import MapKind
 from voxstack.io.readers import looks_like_image
 from voxstack.kernels.pvalues import Alternative
 
@@ -21,8 +22,7 @@ from voxstack.kernels.pvalues import Alternative
 @click.option("--connectivity", type=int, help="Neighbours in a cluster: 6, 18 or 26.  [default: the result's, or 26]")
 @click.option("--min-distance", type=float, default=8.0, show_default=True, metavar="MM", help="Between peaks.")
 @click.option("--peaks", type=int, default=4, show_default=True, metavar="N", help="Most peaks of a cluster.")
-@click.option("--atlas", type=click.Path(readable=False), metavar="IMAGE", help="Labels of regions.")
-@click.option("--atlas-names", type=click.Path(readable=False), metavar="TABLE", help="Its columns index and name.")
+@with_atlas
 @click.option("--output", "folder", type=click.Path(path_type=Path), metavar="DIR",
               help="Write clusters.tsv and images of the clusters' numbers.")  # fmt: skip
 def command(
@@ -44,16 +44,19 @@ def command(
     folder: Path | None,
 ) -> None:
     """List the clusters and peaks of the results in DIR, or of a MAP of another program."""
-    if atlas_names is not None and atlas is None:
-        raise InputError("--atlas-names names the labels of --atlas IMAGE, which was not given.")
+    labelled = atlas_of(atlas, atlas_names)
     if not looks_like_image(source) and (mask, alternative) != (None, None):
         raise InputError("--mask and --alternative are for a MAP; results say which voxels were tested, and how.")
     maps = open_source(source, kind=kind, dof=dof, dof_num=dof_num, mask=mask, alternative=alternative)
-    rule = {"variable": variable, "threshold": least, "cluster_extent": cluster_extent, "connectivity": connectivity}
-    labelled = None if atlas is None else atlas if atlas_names is None else (atlas, atlas_names)
-    table = clusters_table(maps, **rule, min_distance=min_distance, peaks=peaks, atlas=labelled)  # type: ignore[arg-type]
+    rule: dict[str, Any] = {
+        "variable": variable,
+        "threshold": least,
+        "cluster_extent": cluster_extent,
+        "connectivity": connectivity,
+    }
+    table = clusters_table(maps, **rule, min_distance=min_distance, peaks=peaks, atlas=labelled)
     if folder is not None:
-        write_clusters(table, label_clusters(maps, **rule), folder)  # type: ignore[arg-type]
+        write_clusters(table, label_clusters(maps, **rule), folder)
     if not quiet:
         click.echo("There is no cluster." if table.empty else _shown(table))
         if folder is not None:

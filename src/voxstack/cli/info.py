@@ -1,7 +1,6 @@
 """voxstack info."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import click
@@ -9,8 +8,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from voxstack.cli.results import store_in
 from voxstack.errors import listing
-from voxstack.export.folder import RESULTS
 from voxstack.memory import memory_plan
 from voxstack.store.describe import describe
 
@@ -20,8 +19,7 @@ from voxstack.store.describe import describe
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that the table only sums up.")
 def command(store: str, as_json: bool) -> None:
     """Say what the cohort or result STORE, or the folder of a run, holds."""
-    results = Path(store) / RESULTS
-    store = str(results) if results.exists() else store
+    store = store_in(store)
     if as_json:
         click.echo(json.dumps(describe(store), indent=2, ensure_ascii=False))
     else:

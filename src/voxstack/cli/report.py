@@ -4,8 +4,7 @@ from pathlib import Path
 
 import click
 
-from voxstack.cli.results import open_folder
-from voxstack.errors import InputError
+from voxstack.cli.results import atlas_of, open_folder, with_atlas
 from voxstack.reporting.page import report
 from voxstack.store.open import open_cohort
 
@@ -17,8 +16,7 @@ from voxstack.store.open import open_cohort
 @click.option("--title", help="Of the page.")
 @click.option("--background", type=click.Path(readable=False), metavar="IMAGE",
               help="To draw on; by default the MNI template for results in MNI space.")  # fmt: skip
-@click.option("--atlas", type=click.Path(readable=False), metavar="IMAGE", help="Labels of regions.")
-@click.option("--atlas-names", type=click.Path(readable=False), metavar="TABLE", help="Its columns index and name.")
+@with_atlas
 @click.option("--output", "path", type=click.Path(path_type=Path), metavar="FILE",
               help="By default report.html in the first DIR.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Print nothing.")
@@ -33,16 +31,13 @@ def command(
     quiet: bool,
 ) -> None:
     """Write one page, which needs no network, about the results in DIR."""
-    if atlas_names is not None and atlas is None:
-        raise InputError("--atlas-names names the labels of --atlas IMAGE, which was not given.")
-    labelled = None if atlas is None else atlas if atlas_names is None else (atlas, atlas_names)
     written = report(
         [open_folder(folder) for folder in folders],
         Path(folders[0]) / "report.html" if path is None else path,
         cohort=None if store is None else open_cohort(store),
         title=title,
         background=background,
-        atlas=labelled,
+        atlas=atlas_of(atlas, atlas_names),
     )
     if not quiet:
         click.echo(f"{written} ({written.stat().st_size / 1e6:.1f} MB)")

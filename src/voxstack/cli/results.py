@@ -10,7 +10,9 @@ import xarray as xr
 from voxstack.errors import InputError
 from voxstack.export.folder import RESULTS
 from voxstack.export.results import open_results
-from voxstack.inference.read_map import MapKind, read_map
+from voxstack.inference.options import MapKind
+from voxstack.inference.read_map import read_map
+from voxstack.io.atlas import AtlasSpec
 from voxstack.io.readers import looks_like_image
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 
@@ -65,5 +67,24 @@ def open_source(
 
 def open_folder(folder: str) -> xr.Dataset:
     """The result of a run's folder, or of a store."""
+    return open_results(store_in(folder))
+
+
+def store_in(folder: str) -> str:
+    """The store of a run's folder, or the path as it is."""
     results = Path(folder) / RESULTS
-    return open_results(results if results.exists() else folder)
+    return str(results) if results.exists() else folder
+
+
+def with_atlas(command: Command) -> Command:
+    """--atlas and --atlas-names."""
+    path = click.Path(readable=False)
+    names = click.option("--atlas-names", type=path, metavar="TABLE", help="Its columns index and name.")
+    return click.option("--atlas", type=path, metavar="IMAGE", help="Labels of regions.")(names(command))
+
+
+def atlas_of(image: str | None, names: str | None) -> AtlasSpec | None:
+    """What --atlas and --atlas-names say."""
+    if image is None and names is not None:
+        raise InputError("--atlas-names names the labels of --atlas IMAGE, which was not given.")
+    return image if image is None or names is None else (image, names)

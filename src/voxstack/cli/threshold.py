@@ -8,8 +8,7 @@ import click
 from voxstack.cli.options import check_output
 from voxstack.cli.results import open_source, reading
 from voxstack.export.folder import write_folder
-from voxstack.inference.evidence import Correction
-from voxstack.inference.read_map import MapKind
+from voxstack.inference.options import Correction, MapKind
 from voxstack.inference.threshold import threshold
 from voxstack.kernels.pvalues import Alternative
 

@@ -166,6 +166,7 @@ def _image(dataset: xr.Dataset, one: PlannedMap) -> bytes:
 
 
 def compressed(image: nib.Nifti1Image, description: str) -> bytes:
+    """The bytes of a .nii.gz file, the same for the same image."""
     image.header["descrip"] = description.encode()
     return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
 

@@ -48,7 +48,7 @@ class PlannedMap:
 
 
 def planned(dataset: xr.Dataset, *, log10_p: bool) -> list[PlannedMap]:
-    """The maps of a contrast, a fit or a permutation test, with -log10 of p-values in their place where asked for."""
+    """The maps of a result of any kind, with -log10 of p-values in their place where asked for."""
     kind = dataset.attrs["kind"]
     if "significant" in dataset:
         return list(_of_threshold(dataset, log10_p))

@@ -12,7 +12,8 @@ from voxstack.export.nifti import to_nifti
 from voxstack.io.readers import image_source
 from voxstack.schema import SPACE
 
-_MNI_CODE = 4
+MNI_CODE = 4
+"""Of NIfTI headers."""
 
 
 class Drawing(NamedTuple):
@@ -77,9 +78,7 @@ def template_for(image: nib.Nifti1Image, background: Any) -> Any:
     """What to draw on: what is given, or nilearn's MNI template for maps in MNI space, or nothing."""
     if background is not None:
         image_source(background, "A background").header()  # which is read before anything is drawn
-    if background is not None:
-        image_source(background, "A background").header()  # which is read before anything is drawn
-    if background is not None or image.header["sform_code"] != _MNI_CODE:
+    if background is not None or image.header["sform_code"] != MNI_CODE:
         return background
     from nilearn.datasets import load_mni152_template
 

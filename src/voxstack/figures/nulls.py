@@ -35,7 +35,6 @@ def plot_null(
     if "null_max" not in result:
         raise InputError("This is no result of permutation_test: it has no null_max.")
     check_real("alpha", alpha, 0, 1, inside=True)
-    check_real("alpha", alpha, 0, 1, inside=True)
     names = [str(name) for name in result["contrast"].values]
     if contrast is None and len(names) > 1:
         raise InputError(f"Choose contrast= among {listing(names)}.")

@@ -11,13 +11,14 @@ from voxstack import provenance
 from voxstack.computation import compute
 from voxstack.errors import InputError
 from voxstack.grid import Grid
-from voxstack.inference.evidence import check_not_thresholded, check_result
-from voxstack.inference.options import check_real
+from voxstack.inference.evidence import check_not_thresholded, check_result, z_of
+from voxstack.inference.options import check_choices, check_real
 from voxstack.inference.statistics import check_connectivity
 from voxstack.io.atlas import Atlas, AtlasSpec
 from voxstack.kernels import clusters, hommel, pvalues
 from voxstack.kernels.neighbours import neighbours
-from voxstack.kernels.pvalues import ALTERNATIVES, TIE, Alternative
+from voxstack.kernels.pvalues import TIE, Alternative
+from voxstack.kernels.suprathreshold import Sides
 from voxstack.models.inputs import AnalysisMask, mask_inside
 from voxstack.schema import SPACE, annotate
 
@@ -88,8 +89,7 @@ def true_discovery_proportion(
     check_result(maps)
     check_not_thresholded(maps)
     check_real("alpha", alpha, 0, 1, inside=True)
-    if alternative not in ALTERNATIVES:
-        raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
+    check_choices(alternative=alternative)
     check_connectivity(connectivity)
     several: list[Any] = list(cluster_forming_z) if isinstance(cluster_forming_z, Iterable) else [cluster_forming_z]
     if not several:
@@ -107,7 +107,7 @@ def true_discovery_proportion(
     found = []
     for row, name in enumerate(maps["contrast"].values):
         one = maps.sel(contrast=name)
-        z = np.where(inside, _z(one), np.nan)
+        z = np.where(inside, z_of(one), np.nan)
         sides = (1,) if one["stat_type"].item() == "F" else _SIDES[alternative]
         sets = [given.labels[row]] if given else [_clusters(z, t, sides, connectivity) for t in thresholds]
         found.append(_bound(z, sets, sides, alpha))
@@ -170,25 +170,12 @@ def _given(regions: AtlasSpec | xr.DataArray | NDArray[Any], maps: xr.Dataset, g
     return _Given(list(dense), numbers, [called.get(int(number), str(number)) for number in numbers])
 
 
-def _z(one: xr.Dataset) -> Float:
-    if "z_score" in one:
-        return np.asarray(one["z_score"].transpose(*SPACE).values, dtype=np.float64)
-    stat, dof = one["stat"].transpose(*SPACE).values, one["dof"]
-    every = dof.transpose(*SPACE).values if dof.ndim else np.full(stat.shape, dof.item())
-    if one["stat_type"].item() == "F":
-        return pvalues.f_to_z(stat, int(one["dof_num"]), every)
-    return pvalues.t_to_z(stat, every)
-
-
-def _clusters(z: Float, threshold: float, sides: tuple[int, ...], connectivity: int) -> Labels:
+def _clusters(z: Float, threshold: float, sides: Sequence[int], connectivity: int) -> Labels:
     """Clusters (x, y, z) of each side in falling size, one side after the other."""
-    known = ~np.isnan(z)
-    table, labels = neighbours(known, connectivity), np.zeros(z.shape, dtype=np.int64)
-    number = 0
-    for side in sides:
-        found = clusters.label(side * z[known], table, threshold=threshold, sides="greater", tie=TIE)
-        labels[known] += np.where(found > 0, found + number, 0)
-        number += int(found.max(initial=0))
+    known, labels = ~np.isnan(z), np.zeros(z.shape, dtype=np.int64)
+    named: list[Sides] = ["greater" if side > 0 else "less" for side in sides]
+    table = neighbours(known, connectivity)
+    labels[known] = clusters.label_sides(z[known], table, threshold=threshold, sides=named, least=1, tie=TIE)
     return labels
 
 

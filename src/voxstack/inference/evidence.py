@@ -2,21 +2,20 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack.errors import InputError, listing
+from voxstack.inference.options import Correction, check_choices
 from voxstack.kernels import pvalues
 from voxstack.kernels.critical import critical_f, critical_t, critical_z
-from voxstack.kernels.pvalues import ALTERNATIVES, TIE, Alternative
+from voxstack.kernels.pvalues import TIE, Alternative
 from voxstack.schema import SPACE, validate
 
 Float = NDArray[np.float64]
 Critical = Callable[[float], float]
-Correction = Literal["none", "fdr", "bonferroni", "fwe"]
 
 _ENHANCED = ("cluster_extent", "cluster_mass", "tfce")
 _DEFAULTS = {"contrast": ("z_score", "p_value"), "permutation": ("stat",)}
@@ -84,8 +83,7 @@ def choose_alternative(maps: xr.Dataset, variable: str, alternative: Alternative
     own: Alternative = maps.attrs.get("alternative", "two-sided")
     if alternative is None:
         return own
-    if alternative not in ALTERNATIVES:
-        raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
+    check_choices(alternative=alternative)
     if alternative != own and (maps.attrs["kind"] == "permutation" or _is_p(variable)):
         raise InputError(
             f"The p-values of this result are for the alternative {own!r}. Test again for {alternative!r}, or leave "
@@ -133,13 +131,28 @@ def _of_z(one: xr.Dataset, alternative: Alternative) -> tuple[Float, Critical]:
 def _of_stat(one: xr.Dataset, alternative: Alternative) -> tuple[Float, Critical]:
     if one.attrs["kind"] == "permutation":
         return _values(one, "p_uncorrected"), lambda _: np.nan
-    stat, dof = _values(one, "stat"), one["dof"]
-    every = np.broadcast_to(dof.transpose(*SPACE).values if dof.ndim else dof.item(), stat.shape).astype(np.float64)
+    stat, dof = _values(one, "stat"), _dof(one)
     q, shared = int(one["dof_num"]), float(dof) if dof.ndim == 0 else None
     if one["stat_type"].item() == "F":
-        return pvalues.f_to_p(stat, q, every), lambda p: np.nan if shared is None else critical_f(p, q, shared)
-    p_of_t = pvalues.t_to_p(stat, every, alternative)
+        return pvalues.f_to_p(stat, q, dof), lambda p: np.nan if shared is None else critical_f(p, q, shared)
+    p_of_t = pvalues.t_to_p(stat, dof, alternative)
     return p_of_t, lambda p: np.nan if shared is None else critical_t(p, shared, alternative)
+
+
+def _dof(one: xr.Dataset) -> Float:
+    """Residual degrees of freedom: (), or (x, y, z) of available cases."""
+    dof = one["dof"]
+    return np.asarray(dof.transpose(*SPACE).values if dof.ndim else dof.values, dtype=np.float64)
+
+
+def z_of(one: xr.Dataset) -> Float:
+    """z (x, y, z) of one contrast of a result that has z, or t or F."""
+    if "z_score" in one:
+        return _values(one, "z_score")
+    stat, dof = _values(one, "stat"), _dof(one)
+    if one["stat_type"].item() == "F":
+        return pvalues.f_to_z(stat, int(one["dof_num"]), dof)
+    return pvalues.t_to_z(stat, dof)
 
 
 _P_OF: Mapping[str, Callable[[xr.Dataset, Alternative], tuple[Float, Critical]]] = {"z_score": _of_z, "stat": _of_stat}

@@ -83,7 +83,7 @@ def make_rule(
         )
     if variable is None:
         variable = said.get("variable")
-        variable = variable if variable in known else next(iter(known), "z_score")
+        variable = variable if variable in known else known[0]
     if variable not in known:
         raise InputError(
             f"Clusters have their peaks in one of {listing(known)}, not in {variable!r}: larger values must say more."
@@ -100,7 +100,7 @@ def _said(maps: xr.Dataset) -> dict[str, Any]:
     """How the result's own clusters were formed."""
     provenance = maps.attrs["provenance"]
     if "significant" in maps:
-        return dict(provenance.get("threshold", {}))
+        return dict(provenance["threshold"])
     if "cluster_forming_z" in provenance:
         return {"connectivity": provenance["connectivity"]}
     raise InputError(
@@ -111,8 +111,8 @@ def _said(maps: xr.Dataset) -> dict[str, Any]:
 
 def find_clusters(maps: xr.Dataset, rule: Rule) -> list[FoundClusters]:
     """Clusters of each contrast."""
-    needed = [name for name in maps.data_vars if "contrast" in maps[name].dims and name != "null_max"]
-    maps = compute(maps[needed])
+    needed = {rule.variable, *([_own(maps)] if rule.threshold is None else [])}
+    maps = compute(maps[sorted(needed)])
     return [_of_contrast(maps.sel(contrast=name), rule) for name in maps["contrast"].values]
 
 
@@ -122,17 +122,17 @@ def _of_contrast(one: xr.Dataset, rule: Rule) -> FoundClusters:
     surprise = {"greater": heights, "less": -heights}.get(sides, np.abs(heights))
     values, threshold = heights, rule.threshold or _TINY
     if rule.threshold is None:  # the voxels are said, whatever their values; signs keep apart what is two-sided
-        inside &= _own(one)
+        inside &= one[_own(one)].transpose(*SPACE).values > 0
         values, threshold = {"greater": 1.0, "less": -1.0}.get(sides, np.sign(heights)) * np.ones_like(heights), 0.5
-    values = values[inside]
-    table = neighbours(inside, rule.connectivity)
-    labels, number = np.zeros(heights.shape, dtype=np.int32), 0
-    for side in ("greater", "less") if sides == "signed" else (sides,):
-        found = clusters.label(values, table, threshold=threshold, sides=side, tie=TIE)
-        extent = np.bincount(found)
-        found[(extent < rule.extent)[found]] = 0  # the smallest have the last numbers
-        labels[inside] += np.where(found > 0, found + number, 0).astype(np.int32)
-        number += int(found.max(initial=0))
+    labels = np.zeros(heights.shape, dtype=np.int32)
+    labels[inside] = clusters.label_sides(
+        values[inside],
+        neighbours(inside, rule.connectivity),
+        threshold=threshold,
+        sides=("greater", "less") if sides == "signed" else (sides,),
+        least=rule.extent,
+        tie=TIE,
+    )
     return FoundClusters(heights, surprise, labels)
 
 
@@ -146,9 +146,6 @@ def _sides(one: xr.Dataset) -> Sides:
     return "absolute" if provenance.get("two_sided_clusters") == "absolute" else "signed"
 
 
-def _own(one: xr.Dataset) -> NDArray[np.bool_]:
-    """Voxels of the clusters that a result has."""
-    if "significant" in one:
-        return np.asarray(one["significant"].transpose(*SPACE).values)
-    name = "cluster_extent" if "cluster_extent" in one else "cluster_mass"
-    return np.asarray(one[name].transpose(*SPACE).values > 0)
+def _own(maps: xr.Dataset) -> str:
+    """The map whose voxels above 0 are in the clusters that a result has."""
+    return next(name for name in ("significant", "cluster_extent", "cluster_mass") if name in maps)

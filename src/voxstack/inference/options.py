@@ -1,7 +1,7 @@
 """Options of tests, and of what reads their results, checked before any work."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from scipy import special
@@ -10,6 +10,9 @@ from voxstack.errors import InputError, listing
 from voxstack.inference.methods import METHODS
 from voxstack.inference.statistics import STATISTICS, VOXEL
 from voxstack.kernels.pvalues import ALTERNATIVES
+
+Correction = Literal["none", "fdr", "bonferroni", "fwe"]
+MapKind = Literal["z", "t", "F", "p"]
 
 _CHOICES: dict[str, Iterable[str]] = {
     "alternative": ALTERNATIVES,
@@ -20,6 +23,8 @@ _CHOICES: dict[str, Iterable[str]] = {
     "scale": ("z", "stat"),
     "tail": ("counts", "gpd"),
     "precision": ("mixed", "double"),
+    "correction": get_args(Correction),
+    "kind": get_args(MapKind),
 }
 
 

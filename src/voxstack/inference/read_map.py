@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, cast
 
 import numpy as np
 import xarray as xr
@@ -12,14 +12,12 @@ from nibabel.spatialimages import SpatialImage
 
 from voxstack import provenance
 from voxstack.errors import InputError, VoxstackWarning
-from voxstack.inference.options import check_number, check_real
+from voxstack.inference.options import MapKind, check_choices, check_number, check_real
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
-from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.kernels.pvalues import Alternative
 from voxstack.models.inputs import AnalysisMask, mask_inside
 from voxstack.schema import SPACE, annotate
-
-MapKind = Literal["z", "t", "F", "p"]
 
 
 def read_map(
@@ -65,10 +63,7 @@ def read_map(
         No such image or mask, several volumes, no degrees of freedom of t or F, or p-values outside of [0, 1].
     """
     kind, dof, dof_num = _said(image, kind, dof, dof_num)
-    if kind not in get_args(MapKind):
-        raise InputError(f"kind must be 'z', 't', 'F' or 'p', not {kind!r}.")
-    if alternative not in ALTERNATIVES:
-        raise InputError(f"alternative must be 'two-sided', 'greater' or 'less', not {alternative!r}.")
+    check_choices(kind=kind, alternative=alternative)
     if kind in ("t", "F"):
         check_real(f"dof=, the residual degrees of freedom that a map of {kind} needs,", dof, 0, inside=True)
     check_number("dof_num", dof_num, 1)
@@ -128,7 +123,8 @@ def _said(
         if kind is None and re.search(r"desc-fwe\w*_(p|log10p)$|log10p", stem):
             raise InputError(f"{path.name} holds corrected or logarithmic p-values, which cannot be tested again.")
         named = re.search(r"(?:^|_)stat-(z|t|F|p)_", f"{stem}_")
-        kind = kind or (named[1] if named else "p" if stem.endswith("_p") else None)  # type: ignore[assignment]
+        found = named[1] if named else "p" if stem.endswith("_p") else None
+        kind = kind or cast("MapKind | None", found)  # one of the letters of the pattern
         sidecar = path.with_name(f"{stem}.json")
         if kind in ("t", "F") and sidecar.is_file():
             try:

@@ -2,16 +2,15 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack.computation import compute
-from voxstack.errors import InputError, VoxstackWarning
+from voxstack.errors import VoxstackWarning
 from voxstack.inference.evidence import (
-    Correction,
     Evidence,
     check_not_thresholded,
     check_result,
@@ -20,7 +19,7 @@ from voxstack.inference.evidence import (
     evidence,
     maps_of,
 )
-from voxstack.inference.options import check_number, check_real
+from voxstack.inference.options import Correction, check_choices, check_number, check_real
 from voxstack.inference.statistics import check_connectivity
 from voxstack.kernels import clusters, false_discovery
 from voxstack.kernels.neighbours import neighbours
@@ -105,8 +104,7 @@ def threshold(
     check_result(maps)
     check_not_thresholded(maps)
     check_real("alpha", alpha, 0, 1, inside=True)
-    if correction not in get_args(Correction):
-        raise InputError(f"correction must be one of {', '.join(get_args(Correction))}, not {correction!r}.")
+    check_choices(correction=correction)
     check_connectivity(connectivity)
     check_number("cluster_extent, in voxels,", cluster_extent, 0)
     name = choose_variable(maps, variable)

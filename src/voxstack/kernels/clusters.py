@@ -5,6 +5,8 @@ which are few in most maps. The mass of a cluster is the sum of its values, as i
 92:381), not of what they exceed the threshold by (Bullmore et al. 1999, IEEE Transactions on Medical Imaging 18:32).
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -116,6 +118,34 @@ def label(values: Float, neighbours: Index, *, threshold: float, sides: Sides, t
     rank[np.argsort(-extent, kind="stable")] = np.arange(1, len(extent) + 1)
     labels = np.zeros(values.size, dtype=np.int32)
     labels[voxel] = rank[cluster]
+    return labels
+
+
+def label_sides(
+    values: Float, neighbours: Index, *, threshold: float, sides: Sequence[Sides], least: int, tie: float
+) -> Index:
+    """Number the clusters of several sides, one side after the other, each in falling size.
+
+    Parameters
+    ----------
+    values, neighbours, threshold, tie
+        As of `label`.
+    sides
+        In order; no voxel is in clusters of two.
+    least
+        Voxels that a cluster must have.
+
+    Returns
+    -------
+    (v,) int32 array
+        0 outside clusters.
+    """
+    labels, number = np.zeros(values.size, dtype=np.int32), 0
+    for side in sides:
+        found = label(values, neighbours, threshold=threshold, sides=side, tie=tie)
+        found[(np.bincount(found) < least)[found]] = 0  # the smallest have the last numbers
+        labels += np.where(found > 0, found + np.int32(number), np.int32(0))
+        number += int(found.max(initial=0))
     return labels
 
 

@@ -57,9 +57,9 @@ IN_MEMORY = ("an image in memory", "an array")
 
 def described_mask(mask: AnalysisMask) -> str:
     """For provenance: a file's name, or what it was."""
-    if isinstance(mask, str | Path):
-        return mask_name(Path(mask))
-    return IN_MEMORY[0] if isinstance(mask, SpatialImage) else IN_MEMORY[1]
+    if isinstance(mask, str | Path | SpatialImage):
+        return mask_name(Path(mask) if isinstance(mask, str) else mask)
+    return "an array"
 
 
 def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.bool_]:

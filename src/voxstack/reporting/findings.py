@@ -1,7 +1,7 @@
 """What is significant in a result: thresholded as it is, or by the usual rules, with its clusters."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,13 @@ import xarray as xr
 
 from voxstack.inference.clusters_table import clusters_table
 from voxstack.inference.found_clusters import heights_of
+from voxstack.inference.options import Correction
 from voxstack.inference.threshold import threshold
 
 ALPHA = 0.05
+USUAL: Mapping[str, Correction] = {"permutation": "fwe", "contrast": "fdr"}
+"""Correction of results that are not thresholded, by kind."""
+
 MOST_ROWS = 200  # of a table in the page; the file for download has all
 
 _HEADINGS = {
@@ -90,12 +94,10 @@ def findings_of(result: xr.Dataset, atlas: Any = None) -> dict[str, list[Finding
 def _thresholded(result: xr.Dataset) -> Iterator[xr.Dataset]:
     if "significant" in result:
         yield result
-    elif result.attrs["kind"] == "permutation":
-        for statistic in map(str, result["statistic"].values):
-            variable = "stat" if statistic == "voxel" else statistic
-            yield threshold(result, alpha=ALPHA, correction="fwe", variable=variable)
-    else:
-        yield threshold(result, alpha=ALPHA, correction="fdr")
+        return
+    for statistic in map(str, result["statistic"].values) if "statistic" in result.coords else [None]:
+        variable = "stat" if statistic == "voxel" else statistic
+        yield threshold(result, alpha=ALPHA, correction=USUAL[result.attrs["kind"]], variable=variable)
 
 
 def _finding(thresholded: xr.Dataset, name: str, number: int, table: pd.DataFrame, variable: str) -> Finding:

@@ -10,6 +10,7 @@ import xarray as xr
 
 from voxstack.grid import Grid
 from voxstack.models.inputs import IN_MEMORY
+from voxstack.reporting.findings import ALPHA, USUAL
 
 _REFERENCES = {
     "bh": "Benjamini Y, Hochberg Y (1995). Controlling the false discovery rate: a practical and powerful approach to "
@@ -89,7 +90,9 @@ def _permutation(result: xr.Dataset, record: Mapping[str, Any], used: list[str])
     if "tfce" in record["statistics"]:
         used.append("tfce")
         t = record["tfce"]
-        statistics[-1] += f", E = {t['E']:g}, H = {t['H']:g}, {t['connectivity']} neighbours"
+        statistics[record["statistics"].index("tfce")] += (
+            f", E = {t['E']:g}, H = {t['H']:g}, {t['connectivity']} neighbours"
+        )
     forming, within = "", ""
     if "blocks" in record:
         within = " Subjects were exchanged in exchangeability blocks."
@@ -112,8 +115,8 @@ def _method(name: str) -> str:
 
 def _threshold(record: Mapping[str, Any], used: list[str], kind: str) -> str:
     options = record.get("threshold")
-    correction = options["correction"] if options else {"permutation": "fwe"}.get(kind, "fdr")
-    alpha = options["alpha"] if options else 0.05
+    correction = options["correction"] if options else USUAL[kind]
+    alpha = options["alpha"] if options else ALPHA
     if correction == "fdr":
         used.append("bh")
     said = {

@@ -19,7 +19,7 @@ from voxstack.design import make_design
 from voxstack.errors import InputError, VoxstackError, writing
 from voxstack.export.maps import make_folder
 from voxstack.export.nifti import to_nifti
-from voxstack.figures.drawing import drawn, template_for, title_of, within
+from voxstack.figures.drawing import MNI_CODE, drawn, template_for, title_of, within
 from voxstack.grid import Grid
 from voxstack.inference.evidence import check_result
 from voxstack.reporting import methods
@@ -27,7 +27,6 @@ from voxstack.reporting.findings import Finding, findings_of
 from voxstack.reporting.volumes import Window, on_grid
 from voxstack.schema import SPACE, SUBJECT, covariate_names, map_names
 
-_MNI_CODE = 4
 _KINDS = {"contrast": " (model)", "permutation_test": " (permutation test)", "read_map": " (map)"}
 """What tells sections of several results apart, by the function that gave them."""
 
@@ -146,13 +145,13 @@ def report(
         sections += _contrasts(one, number + 1, which, background, atlas, volumes)
     sections += [_methods(several), _provenance(several)]
     names = ", ".join(dict.fromkeys(str(name) for one in several for name in one["contrast"].values))
-    number_of = sum(one.sizes["contrast"] for one in several)
+    n_contrasts = sum(one.sizes["contrast"] for one in several)
     page = Environment(autoescape=True, trim_blocks=True).from_string(_text("page.html.j2"))
     from markupsafe import Markup
 
     html = page.render(
         title=title or f"Group analysis: {names}",
-        subtitle=f"{number_of} contrast{'' if number_of == 1 else 's'}; {Grid.from_dataset(several[0])}",
+        subtitle=f"{n_contrasts} contrast{'' if n_contrasts == 1 else 's'}; {Grid.from_dataset(several[0])}",
         sections=sections,
         volumes=volumes,
         version=__version__,
@@ -234,7 +233,7 @@ def _contrasts(
 ) -> list[Section]:
     """A section for each contrast: maps, slices that move, what is significant, and distributions of maxima."""
     found, window = findings_of(result, atlas), Window(result["mask"])
-    in_mni = int(result["spatial_ref"].attrs.get("space_code", 0)) == _MNI_CODE
+    in_mni = int(result["spatial_ref"].attrs.get("space_code", 0)) == MNI_CODE
     variable = next(name for name in ("z_score", "stat", "p_value") if name in result)
     template = template_for(to_nifti(result["mask"]), background)
     volumes["backgrounds"].append(None if template is None else window.background(on_grid(template, result["mask"])))
