@@ -98,8 +98,21 @@ def test_null_distribution_shows_the_observed_maximum_and_its_p() -> None:
     maxima = result["null_max"].sel(statistic="tfce", contrast="mean").values
     p = np.mean(maxima >= maxima[0] - 1e-9)
     assert f"observed: {maxima[0]:.4g}, p = {p:.3g}" in texts(figure)
+    limit = next(line.get_xdata()[0] for line in figure.axes[0].lines if "exceeded" in line.get_label())
+    assert (maxima > limit + 1e-9).mean() <= 0.05 < (maxima >= limit - 1e-9).mean()
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert sum(heights) == len(maxima)
+
+
+def test_p_of_negative_maxima_counts_the_observed_one() -> None:
+    """All maxima are below 0 where a one-sided test looks the other way."""
+    maps = np.abs(np.random.default_rng(0).normal(size=(6, 3, 3, 2))) + 5
+    data = vx.from_arrays({"effect": maps}, affine=np.eye(4))
+    result = run(data, np.ones((6, 1)), {"mean": [1]}, alternative="less", relabelling="flip")
+    assert result["null_max"].values[0, 0, 0] < 0
+    figure = vx.figures.plot_null(result)
+    p = result["voxel_p_fwe"].min().item()
+    assert f"p = {p:.3g}" in texts(figure)
 
 
 def test_effect_at_a_voxel_is_that_of_least_squares() -> None:

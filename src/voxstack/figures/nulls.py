@@ -8,6 +8,7 @@ import xarray as xr
 from voxstack.errors import InputError, listing
 from voxstack.figures.drawing import drawing, label
 from voxstack.inference.options import check_real
+from voxstack.kernels.pvalues import TIE, corrected_p, critical_maximum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,8 +48,8 @@ def plot_null(
     finite = maxima[np.isfinite(maxima)]
     if not finite.size:
         raise InputError(f"No voxel of {contrast} could be tested.")
-    limit = np.sort(maxima)[::-1][min(int(alpha * len(maxima)), len(maxima) - 1)]
-    p = float(np.mean(maxima >= maxima[0] * (1 - 1e-10)))
+    limit = critical_maximum(maxima, alpha)
+    p = float(corrected_p(maxima[0], maxima, TIE * max(abs(maxima[0]), 1.0)))
     figure, axes = plt.subplots(figsize=(6.4, 3.2), layout="constrained")
     axes.hist(finite, bins="auto", color="#9db4c8", edgecolor="white", linewidth=0.4)
     axes.axvline(limit, color="#444444", linestyle="--", label=f"exceeded by at most {100 * alpha:g}%: {limit:.4g}")

@@ -83,9 +83,8 @@ def clusters_table(
     names = [name for name in maps_of(maps) if name in ("p_value", "p_uncorrected") or "_p_fwe" in name]
     there = compute(maps[[*names, *(name for name in ("cluster_extent",) if name in maps)]])
     affine = Grid.from_dataset(maps).affine
-    own = rule.threshold is None and maps.attrs["provenance"].get("threshold", {"variable": "cluster_mass"})[
-        "variable"
-    ].startswith("cluster_")
+    said = maps.attrs["provenance"].get("threshold")
+    own = rule.threshold is None and (said is None or said["variable"].startswith("cluster_"))
     rows: list[dict[str, Any]] = []
     for label, found in zip(maps["contrast"].values, find_clusters(maps, rule), strict=True):
         at = there.sel(contrast=label).transpose(*SPACE)

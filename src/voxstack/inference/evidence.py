@@ -11,7 +11,7 @@ from voxstack.errors import InputError, listing
 from voxstack.inference.options import Correction, check_choices
 from voxstack.kernels import pvalues
 from voxstack.kernels.critical import critical_f, critical_t, critical_z
-from voxstack.kernels.pvalues import TIE, Alternative
+from voxstack.kernels.pvalues import Alternative
 from voxstack.schema import SPACE, validate
 
 Float = NDArray[np.float64]
@@ -184,8 +184,7 @@ def _critical_maximum(one: xr.Dataset, statistic: str, p: float) -> float:
     if of_z or ("tail_shape" in one.coords and np.isfinite(one["tail_shape"].sel(statistic=statistic))):
         return np.nan
     maxima = one["null_max"].sel(statistic=statistic).values[: int(one["n_relabellings"])]
-    allowed = int(np.floor(p * len(maxima) * (1 + TIE)))
-    least = np.sort(maxima)[::-1][allowed] if allowed < len(maxima) else -np.inf
+    least = pvalues.critical_maximum(maxima, p)
     signed = statistic in ("voxel", "tfce")  # extent and mass have no sign
     less = signed and one.attrs["alternative"] == "less" and one["stat_type"].item() == "t"
-    return float(-least if less else least)
+    return -least if less else least

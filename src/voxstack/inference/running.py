@@ -6,7 +6,7 @@ import numpy as np
 
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.kernels.permuted import Float
-from voxstack.kernels.pvalues import TIE
+from voxstack.kernels.pvalues import TIE, corrected_p
 
 
 class Running:
@@ -40,6 +40,6 @@ class Running:
         least: dict[str, float] = {}
         for name, maxima in zip(self._names, self._maxima, strict=True):
             some = maxima[known[: len(maxima)]]
-            least[name] = float(np.mean(some >= maxima[0] - TIE * max(abs(maxima[0]), 1.0)))
+            least[name] = float(corrected_p(maxima[0], some, TIE * max(abs(maxima[0]), 1.0)))
         first = min(least, key=lambda name: least[name])
         return f"p {least[first]:.2g} of {first}"

@@ -54,6 +54,20 @@ def corrected_p(observed: Float, maxima: Float, tie: float | Float = TIE) -> Flo
     return np.where(np.isnan(observed), np.nan, counted_p(counts, len(ordered)))
 
 
+def critical_maximum(maxima: Float, level: float) -> float:
+    """The largest value whose corrected p is above a level; -inf where there is none.
+
+    Parameters
+    ----------
+    maxima : (b,) float64
+        As of `corrected_p`.
+    level
+        Of p.
+    """
+    allowed = int(np.floor(level * len(maxima) * (1 + TIE)))
+    return float(np.sort(maxima)[::-1][allowed]) if allowed < len(maxima) else -np.inf
+
+
 def t_to_p(t: ArrayLike, dof: ArrayLike, alternative: Alternative) -> Float:
     """p-value of t: (v,) from (v,) and (v,) or ().
 
