@@ -225,7 +225,7 @@ class TestCluster:
         assert (tmp_path / "died").exists()
 
     def test_endless_deaths_end_with_advice(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("voxstack.run._FRUITLESS_RETRIES", 1)
+        monkeypatch.setattr("voxstack.run.cluster._FRUITLESS_RETRIES", 1)
         with pytest.raises(VoxstackError, match=r"Workers died .*memory"):
             list(run([task("deadly", die, 1)]))
 

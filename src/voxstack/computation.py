@@ -60,7 +60,8 @@ def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr
     dims = {name: dataset[name].dims for name in lazy}
     regions = _regions(dataset)
     tasks = _region_tasks(xr.Dataset({name: dataset.variables[name] for name in lazy}), list(regions))
-    for key, block in track(run(tasks, together=True), total=len(regions), description="compute", visible=progress):
+    results = run(tasks, label=str(dataset.attrs.get("kind", "compute")), together=True)
+    for key, block in track(results, total=len(regions), description="compute", visible=progress):
         region = regions[cast(Index, key)]
         for name in lazy:
             done[name][tuple(region.get(str(dim), slice(None)) for dim in dims[name])] = block[name]

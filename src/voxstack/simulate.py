@@ -134,7 +134,7 @@ def simulate_cohort(
             Task(i, write(shared, i, path, age, sex))
             for i, (path, age, sex) in enumerate(zip(table["effect_path"], table["age"], table["sex"], strict=True))
         )
-        for _ in track(run(tasks), total=n_subjects, description="simulate", visible=progress):
+        for _ in track(run(tasks, label="simulate"), total=n_subjects, description="simulate", visible=progress):
             pass
         # The table comes last: where it is, the maps are.
         table.to_csv(folder / "participants.tsv", sep="\t", index=False)

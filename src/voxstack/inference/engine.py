@@ -44,7 +44,9 @@ def count_voxels(
     running = Running(hypotheses, [one.maxima for one in found], [rows for _, rows in left])
     shared, work = delayed(hypotheses, traverse=False), delayed(tally_block, pure=False)
     tasks = (Task((i, rows), work(blocks[i].values, shared, rows.start, rows.stop)) for i, rows in left)
-    bar = track(run(tasks), total=len(left), description="voxels", visible=progress, note=running.text)
+    bar = track(
+        run(tasks, label="permute voxels"), total=len(left), description="voxels", visible=progress, note=running.text
+    )
     for key, tallies in bar:
         number, rows = cast("tuple[int, range]", key)
         parts = [tally._asdict() for tally in tallies]
@@ -98,7 +100,8 @@ def enhance_maps(
         _put(found, rows, unpack(checkpoint.load("maps", rows), len(hypotheses)))
     tasks = _batches(blocks, hypotheses, enhancement, left)
     running = Running(hypotheses, [one.largest[enhancement.names[-1]] for one in found], left)
-    for key, parts in track(run(tasks), total=len(left), description="maps", visible=progress, note=running.text):
+    results = run(tasks, label="permute maps")
+    for key, parts in track(results, total=len(left), description="maps", visible=progress, note=running.text):
         rows = cast("range", key)
         checkpoint.save("maps", rows, pack(parts))
         _put(found, rows, parts)
@@ -126,5 +129,5 @@ def fingerprint(blocks: Sequence[Columns]) -> str:
     """Of all values of the blocks, which are read for it."""
     work = delayed(digest, pure=False)
     tasks = (Task(number, work(block.values)) for number, block in enumerate(blocks))
-    found = {int(str(key)): part for key, part in run(tasks)}
+    found = {int(str(key)): part for key, part in run(tasks, label="fingerprint")}
     return digest(np.array([found[number] for number in range(len(blocks))]), *(block.numbers for block in blocks))

@@ -141,7 +141,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
         _make_room(store, standing, plan)
         plan = plan.begin(store, call)
         tasks = list(_batches(request, plan, arrays, marks, threads))
-        results = run(tasks, threads_each=threads)
+        results = run(tasks, label="stack", threads_each=threads)
         for _ in track(results, total=len(tasks), description="stack", visible=progress):
             lock.check()
 
