@@ -1,6 +1,6 @@
 """The plan of a permutation test: voxels and relabellings that a task takes, and what that needs."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from voxstack.errors import InputError
@@ -40,6 +40,10 @@ def keeps_relabellings(n: int, number: int) -> bool:
 
 def _power_of_2(most: int) -> int:
     return 1 << max(most, 16).bit_length() - 1
+
+
+def _rounds(number: int, tasks: int) -> int:
+    return -(-number // tasks)
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,11 @@ class PermutationWork:
         return means.peak(self.task(schedule, remote=means.remote), shared=self.shared, results=self.results)
 
     def schedule(self, means: Means) -> Schedule:
-        """The largest parts of blocks that fit, since data are decoded anew for each, and the best batch for them.
+        """Parts and batches that fit and with which a test takes the least time.
+
+        A task reads the data once. So the fewer and larger they are the better, but for threads that have nothing to do
+        at the end; and small tasks show how the test goes on, and lose little when they are stopped. These are the
+        smallest batches that take at most 15% longer than the best ones.
 
         Parameters
         ----------
@@ -145,16 +153,16 @@ class PermutationWork:
         InputError
             Nothing fits.
         """
-        most, least = max(self.blocks), min(16, self.n_relabellings)
-        parts = sorted(
-            {max(-(-most // k), min(_LEAST_PART, most)) for k in range(1, most + 1) if k <= 16 or not k & (k - 1)}
-        )
-        for batch in (least, 1):
-            for part in reversed(parts):
-                schedule = Schedule(part, batch)
-                if self.peak(schedule, means) <= means.memory:
-                    return replace(schedule, batch=self._batch(schedule, means))
-        raise self._too_little(Schedule(parts[0], 1), means)
+        most = max(self.blocks)
+        parts = {max(-(-most // k), min(_LEAST_PART, most)) for k in (*range(1, 9), *(1 << e for e in range(4, 16)))}
+        batches = [1 << e for e in range(WINDOW.bit_length())] if self.n_statistics else [1]
+        every = [Schedule(part, batch) for part in sorted(parts) for batch in batches]
+        fit = [schedule for schedule in every if self.peak(schedule, means) <= means.memory]
+        if not fit:
+            raise self._too_little(every[0], means)
+        times = {schedule: self._time(schedule, means) for schedule in fit}
+        good = [schedule for schedule in fit if times[schedule] <= 1.15 * min(times.values())]
+        return min(good, key=lambda schedule: (schedule.batch, times[schedule]))
 
     def check(self, schedule: Schedule, means: Means) -> None:
         """Raise `InputError` where a schedule, which a checkpoint says, does not fit."""
@@ -169,25 +177,23 @@ class PermutationWork:
             "contrasts at a time."
         )
 
-    def _batch(self, least: Schedule, means: Means) -> int:
-        """Relabellings whose maps one task holds, a power of 2 that fits.
-
-        A task reads the data once. So the fewer and larger they are the better, but for threads that have nothing to do
-        at the end; and small tasks show how the test goes on, and lose little when they are stopped. This is the
-        smallest size that takes at most 15% longer than the best one.
-        """
-        sizes = [1 << k for k in range(WINDOW.bit_length())]
-        fit = [b for b in sizes if self.peak(replace(least, batch=b), means) <= means.memory] or sizes[:1]
-        rounds = {size: -(-self.n_relabellings // (size * means.tasks)) for size in fit}
-        reading = self._reading(least.part)
-        times = {size: rounds[size] * (reading + min(size, self.n_relabellings)) for size in fit}
-        return min(size for size in fit if times[size] <= 1.15 * min(times.values()))
-
-    def _reading(self, part: int) -> float:
-        """How many relabellings take as long as to read the data, by rates of one core (measured)."""
-        read = 20.0 * -(-max(self.blocks) // part)  # ns a voxel of a subject
-        product, enhance = (0.08, 60.0) if self._whole else (0.03, 3.0)  # ns a voxel: of a subject, and of a map
-        return read * self.n_subjects / (product * self.n_subjects + enhance)
+    def _time(self, schedule: Schedule, means: Means) -> float:
+        """How long a test takes, in ns for each voxel of the mask, by rates of one core (measured)."""
+        # To take a voxel of a subject out of a chunk, and to decode it, for each part of a block anew; to relabel it,
+        # and to enhance it in a map.
+        read = self.n_subjects * (12.0 + 8.0 * -(-max(self.blocks) // schedule.part))
+        product, enhance = (0.08, 60.0) if self._whole else (0.03, 3.0)
+        parts, tasks, number = self.parts(schedule), means.tasks, self.n_relabellings
+        batches, batch = -(-number // schedule.batch), min(schedule.batch, number)
+        time = _rounds(parts * -(-number // schedule.window), tasks) * read / parts
+        if not self.n_statistics:
+            return time
+        relabel, enhancing = batch * product * self.n_subjects, batch * enhance
+        if means.remote:  # any worker takes any part
+            return (
+                time + _rounds(parts * batches, tasks) * (read + relabel) / parts + _rounds(batches, tasks) * enhancing
+            )
+        return time + _rounds(batches, tasks) * (read + relabel + enhancing)
 
     def parts(self, schedule: Schedule) -> int:
         """Parts of blocks."""
