@@ -120,14 +120,7 @@ def test_simulated_cohort_recovers_its_truth(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jupyter's files go into a folder of their own."""
-    for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
-
-
-@pytest.mark.usefixtures("kernel")
+@pytest.mark.usefixtures("kernel_folders")
 def test_tour_runs_from_top_to_bottom(tmp_path: Path) -> None:
     pytest.importorskip("ipykernel")
     pytest.importorskip("nilearn")
