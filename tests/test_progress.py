@@ -157,7 +157,7 @@ class TestTerminal:
         assert len(re.findall(r"\b\d+/30\b", shown)) >= 3, "it is drawn again and again"
         assert "\x1b[2J" not in shown, "the name cleared the screen"
         text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown)
-        assert re.search(r"30/30 [\d.]+/s in \d+\.\d s", text)
+        assert re.search(r"30/30, [\d.]+/s, in \d+\.\d s, p 0.01 of", text)
         assert f"{NAME} [2J" in text
 
     def read(self, terminal: int) -> str:
@@ -233,3 +233,4 @@ class TestNotebook:
         page = _Text(html)
         assert page.tags == {"pre", "span"}
         assert NAME in page.text
+        assert page.text.count("\n") == 1

@@ -12,19 +12,16 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn
 from rich.progress import Task as RichTask
 from rich.text import Text
-from rich.theme import Theme
 
 T = TypeVar("T")
 
 CELL_EVERY, LINE_EVERY = 0.25, 30.0
 """Seconds between two pictures in a notebook, and between two lines of a log."""
 
-_CELL_WIDTH = 110  # characters
-# Colours of terminals are hard to read on a page that is dark, or on one that is light; the bar's own are not.
-_CELL_THEME = Theme(dict.fromkeys(("progress.download", "progress.data.speed", "progress.remaining"), "none"))
+_CELL_WIDTH = 500  # characters at most: the page scrolls
 _CELL = (
     '<pre style="white-space:pre;overflow-x:auto;line-height:normal;'
     "font-family:Menlo,'DejaVu Sans Mono',consolas,'Courier New',monospace\">{code}</pre>"
@@ -56,27 +53,22 @@ def track(
 
 
 def _bar() -> Progress:
-    columns = (
-        TextColumn("{task.description}", style="progress.description", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Told(_rate, "progress.data.speed"),
-        _Told(_time, "progress.remaining"),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), _Told())
     return Progress(*columns, console=Console(stderr=True))
 
 
 class _Told(ProgressColumn):
-    """A text about a task."""
-
-    def __init__(self, text: Callable[[RichTask], str], style: str) -> None:
-        super().__init__()
-        self._text, self._style = text, style
+    """What there is to say of a task."""
 
     def render(self, task: RichTask) -> Text:
         """The text, never taken for markup."""
-        return Text(self._text(task), style=self._style)
+        return Text(_told(task), no_wrap=True, overflow="ellipsis")
+
+
+def _told(task: RichTask) -> str:
+    """Such as "120/360, 3.2/s, 75 s left, p 0.04 of age"."""
+    counted = f"{task.completed:.0f}/{task.total:.0f}"
+    return ", ".join(filter(None, (counted, _rate(task), _time(task), task.fields["note"])))
 
 
 def _rate(task: RichTask) -> str:
@@ -118,10 +110,8 @@ def _printable(text: str) -> str:
 
 
 def _line(progress: Progress) -> str:
-    """Such as "voxels 120/360, 3.2/s, 1 min left"."""
     (task,) = progress.tasks
-    counted = f"{task.description} {task.completed:.0f}/{task.total:.0f}"
-    return ", ".join(filter(None, (counted, _rate(task), _time(task), task.fields["note"])))
+    return f"{task.description} {_told(task)}"
 
 
 def _shown(progress: Progress) -> AbstractContextManager[object]:
@@ -164,7 +154,7 @@ def _html(progress: Progress) -> str:
     """The bar with its styles inline, so that it needs nothing from the page that it is in."""
     console = Console(
         file=io.StringIO(), record=True, force_terminal=True, force_jupyter=False, color_system="truecolor",
-        width=_CELL_WIDTH, theme=_CELL_THEME, legacy_windows=False,
+        width=_CELL_WIDTH, legacy_windows=False,
     )  # fmt: skip
     console.print(progress.get_renderable())
     return console.export_html(inline_styles=True, code_format=_CELL)
