@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
-from dask.delayed import delayed
+from dask.delayed import Delayed, delayed
+from numpy.typing import NDArray
 
-from voxstack.blocks import Columns
+from voxstack.blocks import Columns, Stored, column_values, stored_fingerprint
 from voxstack.inference.checkpoint import Arrays, Checkpoint, digest, pack, unpack
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.running import Running
@@ -43,7 +44,7 @@ def count_voxels(
     left.sort(key=lambda one: one[1].start)  # all blocks of some relabellings, then of the next ones
     running = Running(hypotheses, [one.maxima for one in found], [rows for _, rows in left])
     shared, work = delayed(hypotheses, traverse=False), delayed(tally_block, pure=False)
-    tasks = (Task((i, rows), work(blocks[i].values, shared, rows.start, rows.stop)) for i, rows in left)
+    tasks = (Task((i, rows), work(_opaque(blocks[i]), shared, rows.start, rows.stop)) for i, rows in left)
     bar = track(
         run(tasks, label="permute voxels"), total=len(left), description="voxels", visible=progress, note=running.text
     )
@@ -100,7 +101,8 @@ def enhance_maps(
         _put(found, rows, unpack(checkpoint.load("maps", rows), len(hypotheses)))
     tasks = _batches(blocks, hypotheses, enhancement, left)
     running = Running(hypotheses, [one.largest[enhancement.names[-1]] for one in found], left)
-    results = run(tasks, label="permute maps")
+    # A batch has a task for each part of a block: one for each thread keeps all busy, and few maps in memory.
+    results = run(tasks, label="permute maps", ahead=1)
     for key, parts in track(results, total=len(left), description="maps", visible=progress, note=running.text):
         rows = cast("range", key)
         checkpoint.save("maps", rows, pack(parts))
@@ -119,15 +121,28 @@ def _batches(
 ) -> Iterator[Task]:
     tested, how = delayed(hypotheses, traverse=False), delayed(enhancement, traverse=False)
     numbers: Any = delayed([block.numbers for block in blocks], traverse=False)
+    values = [_opaque(block) for block in blocks]
     maps, largest = delayed(map_block, pure=False), delayed(largest_of_maps, pure=False)
     for rows in batches:
-        pieces = [maps(block.values, tested, how, rows.start, rows.stop) for block in blocks]
+        pieces = [maps(block, tested, how, rows.start, rows.stop) for block in values]
         yield Task(rows, largest(pieces, numbers, tested, how))
 
 
+def _opaque(block: Columns) -> Delayed:
+    """What a task gets of a block."""
+    return block.values if isinstance(block.values, Delayed) else delayed(block.values, traverse=False, pure=False)
+
+
 def fingerprint(blocks: Sequence[Columns]) -> str:
-    """Of all values of the blocks, which are read for it."""
-    work = delayed(digest, pure=False)
-    tasks = (Task(number, work(block.values)) for number, block in enumerate(blocks))
+    """Of all values of the blocks: of the store that they come from where that tells it, else they are read."""
+    told = stored_fingerprint(blocks)
+    if told is not None:
+        return told
+    work = delayed(_digest, pure=False)
+    tasks = (Task(number, work(_opaque(block))) for number, block in enumerate(blocks))
     found = {int(str(key)): part for key, part in run(tasks, label="fingerprint")}
     return digest(np.array([found[number] for number in range(len(blocks))]), *(block.numbers for block in blocks))
+
+
+def _digest(values: Stored | NDArray[np.floating]) -> str:
+    return digest(column_values(values))

@@ -1,10 +1,12 @@
 """`permutation_test`: p-values from relabelled designs, corrected for all voxels."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -38,8 +40,8 @@ from voxstack.models.inputs import (
     labels_of,
     mask_inside,
 )
-from voxstack.plan import WINDOW, PermutationWork
-from voxstack.run import share
+from voxstack.plan.permutation import PermutationWork, Schedule
+from voxstack.run import means
 from voxstack.schema import SUBJECT, annotate, covariate_names, map_names
 from voxstack.store.location import Location
 
@@ -222,15 +224,15 @@ def permutation_test(
     details = _details(names, tested, matrix, plan, enhancement) | {"variable": name}
 
     # Compute
-    parts = columns(as_blocks(cohort[name]), inside, kept)
-    work, means = _work(parts, cohort[name], hypotheses, enhancement), share()
-    most = max(h.number for h in hypotheses)
-    batch = work.relabellings_per_batch(most, memory=means.memory, threads=means.threads, tasks=means.tasks)
-    work.check(batch, memory=means.memory, threads=means.threads)
-    schedule = {"window": WINDOW, "batch": batch}
-    identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(parts))
+    data, given = as_blocks(cohort[name]), means()
+    whole = columns(data, inside, kept)
+    work = _work(whole, data, hypotheses, enhancement)
+    identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(whole))
     place = None if checkpoint is None else Location.of(checkpoint, storage_options)
-    kept_so_far = Checkpoint.begin(place, identity, schedule)
+    kept_so_far = Checkpoint.begin(place, identity, asdict(work.schedule(given)))
+    schedule = Schedule(**kept_so_far.schedule)
+    work.check(schedule, given)
+    parts = columns(data, inside, kept, most=schedule.part)
     found = count_voxels(parts, hypotheses, kept_so_far, progress=progress)
     if of_maps:
         enhance_maps(parts, hypotheses, found, enhancement, kept_so_far, progress=progress)
@@ -269,11 +271,19 @@ def _details(
 
 
 def _work(
-    parts: Sequence[Columns], data: xr.DataArray, hypotheses: Sequence[Hypothesis], enhancement: Enhancement
+    blocks: Sequence[Columns], data: da.Array, hypotheses: Sequence[Hypothesis], enhancement: Enhancement
 ) -> PermutationWork:
-    sizes, n = [len(part.numbers) for part in parts], len(hypotheses[0].partition.effect)
-    statistics, share_ = len(enhancement.names), enhancement.suprathreshold_share
-    return PermutationWork(sum(sizes), max(sizes), n, data.dtype.itemsize, len(hypotheses), statistics, share_)
+    return PermutationWork(
+        blocks=tuple(len(block.numbers) for block in blocks),
+        n_subjects=len(hypotheses[0].partition.effect),
+        itemsize=data.dtype.itemsize,
+        chunk=math.prod(data.chunksize) * data.dtype.itemsize,
+        n_relabellings=max(h.number for h in hypotheses),
+        n_hypotheses=len(hypotheses),
+        n_statistics=len(enhancement.names),
+        suprathreshold=enhancement.suprathreshold_share,
+        available=hypotheses[0].cases.missing == "available",
+    )
 
 
 def _identity(

@@ -5,16 +5,16 @@ from time import perf_counter
 from typing import Any
 
 from voxstack.events import emit
-from voxstack.run.means import Share, active_client, memory_limit, share, thread_count
+from voxstack.run.means import active_client, means, memory_limit, thread_count
 from voxstack.run.schedulers import scheduler
 from voxstack.run.tasks import Task
 from voxstack.run.threads import run_on_threads
 
-__all__ = ["Share", "Task", "memory_limit", "run", "scheduler", "share", "thread_count"]
+__all__ = ["Task", "means", "memory_limit", "run", "scheduler", "thread_count"]
 
 
 def run(
-    tasks: Iterable[Task], *, label: str = "tasks", together: bool = False, threads_each: int = 1
+    tasks: Iterable[Task], *, label: str = "tasks", together: bool = False, threads_each: int = 1, ahead: int = 2
 ) -> Iterator[tuple[Hashable, Any]]:
     """Execute tasks and yield (key, result) as each completes, in no particular order.
 
@@ -33,6 +33,8 @@ def run(
         Hand a client all tasks at once: what several of them need is then computed once.
     threads_each
         Threads that each task uses by itself; on a pool of threads so many fewer tasks run at a time.
+    ahead
+        Tasks in flight for each thread.
 
     Raises
     ------
@@ -43,11 +45,11 @@ def run(
     """
     client = active_client()
     if client is None:
-        results = run_on_threads(iter(tasks), max(thread_count() // threads_each, 1))
+        results = run_on_threads(iter(tasks), max(thread_count() // threads_each, 1), ahead)
     else:
         from voxstack.run.cluster import run_on_client
 
-        results = run_on_client(client, iter(tasks), together=together, label=label)
+        results = run_on_client(client, iter(tasks), ahead=None if together else ahead, label=label)
     started, completed = perf_counter(), 0
     try:
         for result in results:

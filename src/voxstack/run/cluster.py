@@ -98,8 +98,10 @@ def wait_for_worker(client: Any) -> None:
             client.wait_for_workers(1, timeout=_LOOK)
 
 
-def run_on_client(client: Any, tasks: Iterator[Task], *, together: bool, label: str) -> Generator[tuple[Hashable, Any]]:
-    """Yield (key, result) as each completes; twice as many tasks as the workers have threads are in flight.
+def run_on_client(
+    client: Any, tasks: Iterator[Task], *, ahead: int | None, label: str
+) -> Generator[tuple[Hashable, Any]]:
+    """Yield (key, result) as each completes.
 
     Parameters
     ----------
@@ -107,15 +109,15 @@ def run_on_client(client: Any, tasks: Iterator[Task], *, together: bool, label: 
         Of distributed.
     tasks
         Made as they are needed.
-    together
-        All are in flight at once.
+    ahead
+        Tasks in flight for each thread of the workers; None for all at once.
     label
         Of the span of the tasks on the dashboard.
     """
     flight = _Flight(client, label)
     try:
         while True:
-            room = None if together else max(2 * sum(client.nthreads().values()), 2) - len(flight)
+            room = None if ahead is None else max(ahead * sum(client.nthreads().values()), ahead) - len(flight)
             flight.submit(list(islice(tasks, room if room is None else max(room, 0))))
             if not flight:
                 return

@@ -18,7 +18,7 @@ from voxstack.errors import VoxstackWarning, writing
 from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
-from voxstack.run import Task, run, share
+from voxstack.run import Task, means, run
 from voxstack.schema import COUNTS, SPACE, SUBJECT, map_names
 from voxstack.store import layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
@@ -173,13 +173,13 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
 
 def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:
     """The plan, and the threads that each task uses."""
-    preparation, means = request.preparation, share()
+    preparation, given = request.preparation, means()
     itemsize = np.dtype(preparation.options.dtype).itemsize
     work = StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered)
-    size = work.subjects_per_batch(memory=means.memory, threads=means.threads)
+    size = work.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)
     plan = standing.plan(request.goal, request.digest(), request.labels, size)
-    work.check(plan.subjects_per_chunk, memory=means.memory, threads=means.threads)
-    return plan, means.threads
+    work.check(plan.subjects_per_chunk, memory=given.memory_each, threads=given.threads_each)
+    return plan, given.threads_each
 
 
 def _described(request: Request, plan: Plan) -> xr.Dataset:

@@ -52,6 +52,10 @@ class StoreView:
     def __hash__(self) -> int:
         return hash((self.location.url, self.name, self.metadata))
 
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """What the values depend on, wherever the store is: what a cohort has held, or when a result was published."""
+        return "StoreView", self.name, self.stamp if self.editions is None else self.editions.history
+
     def read(self, selection: tuple[slice, ...]) -> NDArray[Any]:
         """Part of the array; `StoreError` if the store was replaced since it was opened.
 
