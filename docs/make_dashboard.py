@@ -68,7 +68,7 @@ def main() -> None:
     if options.quick:
         draw(options.picture, browser, n_subjects=12, resolution=6, n_permutations=200, tasks=15)
     else:
-        draw(options.picture, browser, n_subjects=100, resolution=4, n_permutations=5000, tasks=300)
+        draw(options.picture, browser, n_subjects=100, resolution=4, n_permutations=5000, tasks=150)
 
 
 if __name__ == "__main__":
