@@ -13,15 +13,13 @@ def make_folder(folder: Place) -> None:
     """A folder to write into; `StoreError` where that cannot be, before anything is computed for it."""
     probe = folder / f"{uuid4().hex}.partial"
     with writing(folder):
-        if isinstance(probe, Remote):  # an object store has no folders, but may refuse to be written
-            probe.write_bytes(b"")
-        else:
+        if isinstance(folder, Path):  # an object store has no folders
             folder.mkdir(parents=True, exist_ok=True)
-            try:
-                probe.touch()
-            except OSError as error:
-                error.filename = str(folder)  # the name of the probe tells nobody anything
-                raise
+        try:
+            probe.write_bytes(b"")
+        except OSError as error:
+            error.filename = str(folder)  # the name of the probe tells nobody anything
+            raise
         probe.unlink()
 
 

@@ -62,6 +62,15 @@ class Remote:
         root, key = split_url(self.url)
         return Remote(f"{root}/{posixpath.dirname(key)}".rstrip("/"), self.storage_options)
 
+    @property
+    def parents(self) -> list["Remote"]:
+        """From its folder up to the bucket."""
+        found, at = [], self
+        while split_url(at.url)[1]:
+            at = at.parent
+            found.append(at)
+        return found
+
     def with_name(self, name: str) -> "Remote":
         """A file beside it."""
         return Remote(f"{self.url.rpartition('/')[0]}/{name}", self.storage_options)

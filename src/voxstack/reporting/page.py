@@ -80,7 +80,7 @@ class Section:
 
 def report(
     results: xr.Dataset | Sequence[xr.Dataset],
-    path: str | Path,
+    path: str | Path | Remote,
     *,
     cohort: xr.Dataset | None = None,
     title: str | None = None,
