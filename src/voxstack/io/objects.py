@@ -45,6 +45,11 @@ def errors_as_of_files(url: str, storage_options: StorageOptions) -> Iterator[No
         raise OSError(without_secrets(error, storage_options)) from None
 
 
+def is_of_object_store(error: Exception) -> bool:
+    """Whether an error is obstore's own, of what the store or the network refuses."""
+    return type(error).__module__.partition(".")[0] == "obstore"
+
+
 def without_secrets(error: Exception, storage_options: StorageOptions) -> str:
     """What went wrong, in one line, without credentials and signed queries."""
     text = str(error).partition("\n\nDebug source")[0]
