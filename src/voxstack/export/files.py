@@ -18,7 +18,8 @@ def make_folder(folder: Place) -> None:
         try:
             probe.write_bytes(b"")
         except OSError as error:
-            error.filename = str(folder)  # the name of the probe tells nobody anything
+            if error.filename is not None:
+                error.filename = str(folder)  # the name of the probe tells nobody anything
             raise
         probe.unlink()
 
