@@ -22,11 +22,11 @@ class Reader:
     Attributes
     ----------
     header
-        path -> ImageHeader.
+        place -> ImageHeader. A place is a path, or a `Remote` with the same methods.
     volume
-        path -> all data, as in the file.
+        place -> all data, as in the file.
     volumes
-        (path, volume numbers in ascending order) -> those volumes of a 4-D image, one by one.
+        (place, volume numbers in ascending order) -> those volumes of a 4-D image, one by one.
     """
 
     header: Callable[[Place], ImageHeader]
