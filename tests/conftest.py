@@ -76,3 +76,12 @@ def kernel_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
             monkeypatch.setenv(variable, str(folder / variable.lower()))
         yield
+
+
+@pytest.fixture(params=["s3", "memory"])
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A place of its own, by obstore and by fsspec, and the options that it needs."""
+    if request.param == "s3":
+        yield f"s3://bucket/{tmp_path.name}", request.getfixturevalue("s3")
+    else:
+        yield f"memory://{tmp_path.name}", {}

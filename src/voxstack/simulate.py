@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from voxstack.errors import InputError, writing
+from voxstack.io.places import local_folder
 from voxstack.progress import track
 from voxstack.run import Task, run
 
@@ -114,7 +115,7 @@ def simulate_cohort(
         raise InputError(f"A cohort needs at least one subject, not {n_subjects}.")
     if not 1 <= resolution <= 20:
         raise InputError(f"The resolution must be between 1 and 20 mm, not {resolution:g}.")
-    folder = Path(folder)
+    folder = local_folder(folder, "A simulated cohort")
     with writing(folder):
         (folder / "truth").mkdir(parents=True, exist_ok=True)
         shape, affine = mni_grid(resolution)

@@ -5,37 +5,40 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from voxstack.cli.console import console
 from voxstack.cli.results import store_in
+from voxstack.cli.storage import READ, with_storage_options
 from voxstack.errors import listing
+from voxstack.io.objects import without_password
 from voxstack.memory import memory_plan
 from voxstack.store.describe import describe
 
 
 @click.command("info")
-@click.argument("store", type=click.Path(readable=False))
+@click.argument("store", type=READ)
+@with_storage_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that the table only sums up.")
-def command(store: str, as_json: bool) -> None:
+def command(store: str, storage_options: dict[str, Any] | None, as_json: bool) -> None:
     """Say what the cohort or result STORE, or the folder of a run, holds."""
-    store = store_in(store)
+    store = store_in(store, storage_options)
     if as_json:
-        click.echo(json.dumps(describe(store), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(describe(store, storage_options=storage_options), indent=2, ensure_ascii=False))
     else:
-        summary(store)
+        summary(store, storage_options)
 
 
-def summary(store: str) -> None:
+def summary(store: str, storage_options: dict[str, Any] | None) -> None:
     """Print a table of what a cohort or result holds."""
-    told = describe(store)
-    table = Table(title=f"{told['kind']} {store}", show_header=False, title_justify="left")
+    told = describe(store, storage_options=storage_options)
+    table = Table(title=f"{told['kind']} {without_password(store)}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     rows = _cohort_rows(told) if told["kind"] == "cohort" else _result_rows(told)
     for name, value in rows.items():
         table.add_row(name, value)
-    Console().print(table)
+    console().print(table)
 
 
 def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:

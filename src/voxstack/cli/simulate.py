@@ -9,16 +9,16 @@ from voxstack.simulate import simulate_cohort
 
 
 @click.command("simulate")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path())
 @click.option("--subjects", type=int, required=True, help="Number of subjects.")
 @click.option("--resolution", type=float, default=3, show_default=True, help="Voxel size in mm.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
 @computing
 def command(
-    folder: Path, subjects: int, resolution: float, seed: int, where: str, memory_limit: str | None, quiet: bool
+    folder: str, subjects: int, resolution: float, seed: int, where: str, memory_limit: str | None, quiet: bool
 ) -> None:
     """Write a simulated cohort of NIfTI files, a participants table and the truth into FOLDER."""
     with on_scheduler(where, memory_limit, quiet):
         simulate_cohort(folder, n_subjects=subjects, resolution=resolution, seed=seed, progress=not quiet)
     if not quiet:
-        click.echo(f"{subjects} subjects in {folder}; their table is {folder / 'participants.tsv'}.")
+        click.echo(f"{subjects} subjects in {folder}; their table is {Path(folder) / 'participants.tsv'}.")

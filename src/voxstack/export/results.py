@@ -10,7 +10,7 @@ import xarray as xr
 
 from voxstack.computation import compute
 from voxstack.errors import InputError, StoreError, writing
-from voxstack.export.maps import make_folder
+from voxstack.export.files import make_folder
 from voxstack.schema import validate
 from voxstack.store import keys
 from voxstack.store.encoding import encode

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -123,8 +124,13 @@ class Checkpoint:
             raise InputError(
                 f"The checkpoint {self._location} is damaged: {name} {what}. Remove that file, and call again."
             )
-        with np.load(BytesIO(content[_DIGEST:]), allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(BytesIO(content[_DIGEST:]), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, EOFError, BadZipFile) as error:  # pickled objects among them: they are code
+            raise InputError(
+                f"The checkpoint {self._location} is not one of voxstack: {name} holds no plain arrays ({error})."
+            ) from error
 
     def save(self, folder: str, rows: range, arrays: Arrays) -> None:
         """Keep the result of a task."""

@@ -25,6 +25,7 @@ from voxstack.inference.hypotheses import Hypothesis, Plan, Precision, Relabelli
 from voxstack.inference.options import check_choices, check_number, choose_statistics, choose_threshold
 from voxstack.inference.results import TailRule, assemble
 from voxstack.inference.statistics import TFCE, VOXEL, Enhancement, Scale, check_connectivity
+from voxstack.io.places import located
 from voxstack.kernels.basis import decompose
 from voxstack.kernels.exchangeability import Tree, tree_of
 from voxstack.kernels.pvalues import Alternative
@@ -98,7 +99,7 @@ def permutation_test(
         their degrees of freedom, are compared by z.
     min_subjects
         Of available cases: voxels with data of fewer subjects are NaN.
-    mask : (x, y, z) bool, path or image
+    mask : (x, y, z) bool, path, URL or image
         Narrows the cohort's mask.
     n_permutations
         Relabellings, the identity included; where there are no more distinct ones, each of them is run once, and the
@@ -145,7 +146,7 @@ def permutation_test(
         Folder or URL that gets the results of tasks as they complete. The same call, after a stop in whatever way, goes
         on from there and gives the same result; one with more relabellings goes further. It is never removed.
     storage_options
-        Credentials and settings of an object store that the checkpoint is in.
+        Credentials and settings for the URLs of the checkpoint and of a mask.
     progress
         Show progress bars.
 
@@ -182,6 +183,7 @@ def permutation_test(
     Nichols (2009), NeuroImage 44:83, for TFCE. Values that are equal but for rounding count as equal.
     """
     # Validate
+    mask = located(mask, storage_options)
     name = choose_map(cohort, variable)
     check_labels(cohort)
     check_choices(

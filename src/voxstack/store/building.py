@@ -82,10 +82,7 @@ class Request:
 
     @cached_property
     def _files(self) -> dict[str, list[str]]:
-        return {
-            name: [image.source.fingerprint() or uuid4().hex for image in of_map]
-            for name, of_map in self.placed.items()
-        }
+        return {name: [image.fingerprint or uuid4().hex for image in of_map] for name, of_map in self.placed.items()}
 
     def fingerprint(self, rows: slice) -> int:
         """Of what one batch is made from; another one at each call for images in memory."""

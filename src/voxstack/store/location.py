@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore, ObjectStore
 
 from voxstack.errors import StoreError
-
-_OBSTORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+from voxstack.io.objects import OBSTORE_SCHEMES, obstore_client, scheme_of, without_password, without_secrets
+from voxstack.io.places import Remote, place_of
 
 
 @dataclass(frozen=True)
@@ -30,15 +29,12 @@ class Location:
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, store: str | Path, storage_options: Mapping[str, Any] | None = None) -> "Location":
+    def of(cls, store: str | Path | Remote, storage_options: Mapping[str, Any] | None = None) -> "Location":
         """From what users pass as `store` and `storage_options`."""
-        url = str(store)
-        if "://" not in url:
-            # Workers may run in another folder.
-            return cls(str(Path(url).expanduser().absolute()), {})
-        if url.startswith("file://"):
-            return cls(unquote(url.removeprefix("file://")), {})
-        return cls(url, dict(storage_options or {}))
+        place = place_of(store, storage_options)
+        if isinstance(place, Remote):
+            return cls(place.url, dict(place.storage_options))
+        return cls(str(place.expanduser().absolute()), {})  # workers may run in another folder
 
     @property
     def path(self) -> Path | None:
@@ -53,22 +49,16 @@ class Location:
             return self._open_url(read_only)
         except StoreError:
             raise
-        except Exception as error:  # each protocol has exceptions of its own
+        except Exception as error:  # each protocol has exceptions of its own, which may hold secrets
             raise StoreError(
-                f"{self.url} cannot be opened: {error} Use a folder, or the URL of an object store such as "
-                "s3://bucket/cohort.zarr with the storage_options that it needs."
-            ) from error
+                f"{self} cannot be opened: {without_secrets(error, self.storage_options)} Use a folder, or the URL of "
+                "an object store such as s3://bucket/cohort.zarr with the storage_options that it needs."
+            ) from None
 
     def _open_url(self, read_only: bool) -> Store:
-        if self.url.partition("://")[0] not in _OBSTORE_SCHEMES:
-            return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
-        try:
-            from obstore.store import from_url
-        except ImportError as error:
-            raise StoreError(
-                f"{self.url}: object stores need obstore. Install it with: pip install 'voxstack[cloud]'."
-            ) from error
-        return ObjectStore(from_url(self.url, **self.storage_options), read_only=read_only)
+        if scheme_of(self.url) in OBSTORE_SCHEMES:
+            return ObjectStore(obstore_client(self.url, self.storage_options), read_only=read_only)
+        return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
 
     def __str__(self) -> str:
-        return self.url
+        return without_password(self.url)

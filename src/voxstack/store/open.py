@@ -1,6 +1,7 @@
 """Cohorts to work with: opened lazily from a store, or made of arrays."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError, listing
 from voxstack.grid import Grid, canonical_axes
+from voxstack.io.objects import errors_as_of_files
 from voxstack.io.tables import check_names, covariates
 from voxstack.provenance import record
 from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
@@ -56,8 +58,10 @@ def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
     expected = _called(kinds)
     if location.path is not None and not location.path.is_dir():
         raise StoreError(f"There is no {expected} at {location}.")
+    told = errors_as_of_files(location.url, location.storage_options) if location.path is None else nullcontext()
     try:
-        return _read(location, location.open(read_only=True), kinds)
+        with told:
+            return _read(location, location.open(read_only=True), kinds)
     except OSError as error:
         raise StoreError(f"{location} cannot be read: {error}.") from error
 
