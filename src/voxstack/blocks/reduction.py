@@ -78,7 +78,7 @@ def reduce_subjects(
         arrays = list(unified)
     chunks = arrays[0].chunks
     token = tokenize([array.name for array in arrays], passes, setup, mask, dict(outputs), whole)
-    setup_key, maps_key = f"setup-{token}", f"{passes[-1].name}-maps-{token}"
+    setup_key, maps_key = f"{passes[0].name}-setup-{token}", f"{passes[-1].name}-maps-{token}"
     rows, sources = slices(chunks[0]), [array.__dask_graph__() for array in arrays]
     together = len(rows) if whole else CHUNKS_PER_TASK
     groups = [range(first, min(first + together, len(rows))) for first in range(0, len(rows), together)]
@@ -99,12 +99,12 @@ def reduce_subjects(
         for number, stage in enumerate(passes, start=1):
             states = []
             for at, (group, some) in enumerate(zip(groups, inputs, strict=True)):
-                key = (f"{stage.name}-partial-{number}-{token}", at, *block)
+                key = (f"{stage.name}-reduce-{number}-{token}", at, *block)
                 spans = [rows[s] for s in group]
                 graph[key] = (_partial, stage.partial, stage.combine, whole, some, spans, inside, setup_key, previous)
                 states.append(key)
             state = _combine_tree(graph, f"{stage.name}-combine-{number}-{token}", states, block, stage.combine)
-            previous = (f"{stage.name}-finish-{number}-{token}", *block)
+            previous = (f"{stage.name}-solve-{number}-{token}", *block)
             graph[previous] = (_finish, stage.finish, state, setup_key)
         graph[(maps_key, *block)] = (scattered, previous, inside, dict(outputs))
     return unpacked(maps_key, graph, [array for array in arrays if array.name in in_graph], outputs, chunks[1:])

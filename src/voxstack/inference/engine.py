@@ -1,10 +1,9 @@
 """All relabellings of all voxels: one schedule for maxima of voxels, one for statistics of whole maps."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from dask.delayed import Delayed, delayed
 from numpy.typing import NDArray
 
 from voxstack.blocks import Columns, Stored, column_values, stored_fingerprint
@@ -15,7 +14,7 @@ from voxstack.inference.statistics import Enhancement
 from voxstack.inference.tally import Found
 from voxstack.inference.work import largest_of_maps, map_block, tally_block
 from voxstack.progress import track
-from voxstack.run import Task, run
+from voxstack.run import Task, call, run, shared
 
 
 def count_voxels(
@@ -43,12 +42,14 @@ def count_voxels(
         left += [(number, rows) for rows in missing]
     left.sort(key=lambda one: one[1].start)  # all blocks of some relabellings, then of the next ones
     running = Running(hypotheses, [one.maxima for one in found], [rows for _, rows in left])
-    shared, work = delayed(hypotheses, traverse=False), delayed(tally_block, pure=False)
-    tasks = (Task((i, rows), work(_opaque(blocks[i]), shared, rows.start, rows.stop)) for i, rows in left)
-    bar = track(
-        run(tasks, label="permute voxels"), total=len(left), description="voxels", visible=progress, note=running.text
+    tested = shared("permute-hypotheses", hypotheses)
+    tasks = (
+        Task((i, rows), call("permute-voxels", tally_block, blocks[i].values, tested, rows.start, rows.stop))
+        for i, rows in left
     )
-    for key, tallies in bar:
+    for key, tallies in track(
+        run(tasks, label="permute voxels"), total=len(left), description="voxels", visible=progress, note=running.text
+    ):
         number, rows = cast("tuple[int, range]", key)
         parts = [tally._asdict() for tally in tallies]
         checkpoint.save(f"voxels/{number}", rows, pack(parts))
@@ -102,8 +103,13 @@ def enhance_maps(
     tasks = _batches(blocks, hypotheses, enhancement, left)
     running = Running(hypotheses, [one.largest[enhancement.names[-1]] for one in found], left)
     # A batch has a task for each part of a block: one for each thread keeps all busy, and few maps in memory.
-    results = run(tasks, label="permute maps", ahead=1)
-    for key, parts in track(results, total=len(left), description="maps", visible=progress, note=running.text):
+    for key, parts in track(
+        run(tasks, label="permute maps", ahead=1),
+        total=len(left),
+        description="maps",
+        visible=progress,
+        note=running.text,
+    ):
         rows = cast("range", key)
         checkpoint.save("maps", rows, pack(parts))
         _put(found, rows, parts)
@@ -119,18 +125,11 @@ def _put(found: Sequence[Found], rows: range, parts: Sequence[Arrays]) -> None:
 def _batches(
     blocks: Sequence[Columns], hypotheses: Sequence[Hypothesis], enhancement: Enhancement, batches: Sequence[range]
 ) -> Iterator[Task]:
-    tested, how = delayed(hypotheses, traverse=False), delayed(enhancement, traverse=False)
-    numbers: Any = delayed([block.numbers for block in blocks], traverse=False)
-    values = [_opaque(block) for block in blocks]
-    maps, largest = delayed(map_block, pure=False), delayed(largest_of_maps, pure=False)
+    tested, how = shared("permute-hypotheses", hypotheses), shared("permute-statistics", enhancement)
+    numbers = shared("permute-places", tuple(block.numbers for block in blocks))
     for rows in batches:
-        pieces = [maps(block, tested, how, rows.start, rows.stop) for block in values]
-        yield Task(rows, largest(pieces, numbers, tested, how))
-
-
-def _opaque(block: Columns) -> Delayed:
-    """What a task gets of a block."""
-    return block.values if isinstance(block.values, Delayed) else delayed(block.values, traverse=False, pure=False)
+        pieces = [call("permute-maps", map_block, block.values, tested, how, rows.start, rows.stop) for block in blocks]
+        yield Task(rows, call("enhance-maps", largest_of_maps, pieces, numbers, tested, how))
 
 
 def fingerprint(blocks: Sequence[Columns]) -> str:
@@ -138,8 +137,7 @@ def fingerprint(blocks: Sequence[Columns]) -> str:
     told = stored_fingerprint(blocks)
     if told is not None:
         return told
-    work = delayed(_digest, pure=False)
-    tasks = (Task(number, work(_opaque(block))) for number, block in enumerate(blocks))
+    tasks = (Task(number, call("fingerprint-block", _digest, block.values)) for number, block in enumerate(blocks))
     found = {int(str(key)): part for key, part in run(tasks, label="fingerprint")}
     return digest(np.array([found[number] for number in range(len(blocks))]), *(block.numbers for block in blocks))
 

@@ -113,7 +113,7 @@ def fit_glm(
     setup = blueprint.prepare(matrix.values, cases)
     outputs = {output: _leading_shape(output, len(regressors)) for output in blueprint.maps[missing]}
     arrays = [as_blocks(cohort[name if need == "map" else need]) for need in blueprint.needs]
-    passes = [Reduction(model, stage.partial, stage.combine, stage.finish) for stage in blueprint.passes]
+    passes = [Reduction(f"fit-{model}", stage.partial, stage.combine, stage.finish) for stage in blueprint.passes]
     some, passes = _leave_out(setup, passes, kept)
     maps = reduce_subjects(arrays, passes, some, mask=inside, outputs=outputs, whole=blueprint.subjects == "whole")
 

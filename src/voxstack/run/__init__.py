@@ -7,10 +7,10 @@ from typing import Any
 from voxstack.events import emit
 from voxstack.run.means import active_client, means, memory_limit, thread_count
 from voxstack.run.schedulers import scheduler
-from voxstack.run.tasks import Task
+from voxstack.run.tasks import Task, call, shared
 from voxstack.run.threads import run_on_threads
 
-__all__ = ["Task", "means", "memory_limit", "run", "scheduler", "thread_count"]
+__all__ = ["Task", "call", "means", "memory_limit", "run", "scheduler", "shared", "thread_count"]
 
 
 def run(

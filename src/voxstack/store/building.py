@@ -11,14 +11,13 @@ from uuid import uuid4
 
 import numpy as np
 import xarray as xr
-from dask.delayed import delayed
 from zarr.abc.store import Store
 
 from voxstack.errors import VoxstackWarning, writing
 from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
-from voxstack.run import Task, means, run
+from voxstack.run import Task, call, means, run
 from voxstack.schema import COUNTS, SPACE, SUBJECT, map_names
 from voxstack.store import layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
@@ -138,8 +137,9 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
         _make_room(store, standing, plan)
         plan = plan.begin(store, call)
         tasks = list(_batches(request, plan, arrays, marks, threads))
-        results = run(tasks, label="stack", threads_each=threads)
-        for _ in track(results, total=len(tasks), description="stack", visible=progress):
+        for _ in track(
+            run(tasks, label="stack", threads_each=threads), total=len(tasks), description="stack", visible=progress
+        ):
             lock.check()
 
         # Conclude
@@ -223,7 +223,7 @@ def _batches(
         batch = Batch(
             number, rows, maps, request.location, arrays, request.preparation, plan, fingerprint, threads, buffers
         )
-        yield Task(number, delayed(write_batch, pure=False)(delayed(batch, traverse=False)))
+        yield Task(number, call("stack-batch", write_batch, batch))
 
 
 def _continued(
