@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from zarr import Array, AsyncArray
 from zarr.abc.store import Store
@@ -19,6 +19,7 @@ from zarr.storage import StorePath
 
 from voxstack.errors import InputError
 from voxstack.store import keys
+from voxstack.store.shards import is_sharded
 
 ROOT = "zarr.json"
 
@@ -54,6 +55,21 @@ class Editions:
 def key_encoding(edition: int) -> dict[str, Any]:
     """Zarr's chunk key encoding of an edition."""
     return {"name": "default", "configuration": {"separator": "." if edition % 2 else "/"}}
+
+
+class Chunking(NamedTuple):
+    """How the maps of a cohort are cut.
+
+    Attributes
+    ----------
+    subjects
+        In a chunk.
+    sharded
+        Whether shards hold the chunks, all of a batch of subjects and a slab of z under one key.
+    """
+
+    subjects: int
+    sharded: bool
 
 
 @dataclass(frozen=True)
@@ -106,9 +122,10 @@ class Published:
         return int(self.arrays["subject"]["shape"][0])
 
     @property
-    def subjects_per_chunk(self) -> int:
+    def chunking(self) -> Chunking:
         """Of a cohort."""
-        return int(self.attributes["subjects_per_chunk"])
+        first = self.arrays[self.attributes["provenance"]["maps"][0]]
+        return Chunking(int(self.attributes["subjects_per_chunk"]), is_sharded(first))
 
     def owns(self, key: str) -> bool:
         """Whether a key belongs to what is published."""
@@ -136,7 +153,7 @@ class Published:
 
 
 def chunk_keys(metadata: Mapping[str, Any]) -> Sequence[str]:
-    """Keys of all chunks of an array, below its own."""
+    """Keys of all chunks of an array, or of its shards, below its own."""
     sizes = metadata["chunk_grid"]["configuration"]["chunk_shape"]
     separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
     counts = [-(-n // size) for n, size in zip(metadata["shape"], sizes, strict=True)]

@@ -36,6 +36,7 @@ def stack(
     append: bool = False,
     overwrite: bool = False,
     break_lock: bool = False,
+    shard: bool | None = None,
     storage_options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
@@ -82,6 +83,10 @@ def stack(
         Replace a cohort that is there, which stays until the new one is whole.
     break_lock
         Go on where a run that is dead has left its lock in an object store.
+    shard
+        Write shards, each of which holds all chunks of a batch of subjects in a slab of z: few large objects in place
+        of many small ones. None writes them to object stores, and plain chunks to folders. What is appended is cut as
+        the cohort that is there, and asking for something else is an error.
     storage_options
         Credentials and settings of an object store.
     progress
@@ -113,11 +118,12 @@ def stack(
     location = Location.of(store, storage_options)
     standing = Standing.look(location)
     standing.require(goal)
+    sharded = standing.sharded(goal, shard)
     grid = standing.grid() if append else mask_grid(mask) if resample is not None else None
     grid, placed = place(sources, labels, grid=grid, resample=resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
     preparation = Preparation(options, grid, None if explicit is None else ~explicit)
-    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction)
+    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded)
 
     # Compute
     with one_writer(location, break_lock=break_lock) as lock:
