@@ -28,7 +28,7 @@ def command(store: str, as_json: bool) -> None:
 
 def summary(store: str) -> None:
     """Print a table of what a cohort or result holds."""
-    told = describe(store)
+    told = describe(store) | {"unit": "objects" if "://" in store else "files"}
     table = Table(title=f"{told['kind']} {store}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -43,7 +43,9 @@ def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
     chunks, shape = told["chunks"], tuple(told["grid"]["shape"])
     covariates = [f"{name}: {_covariate(one)}" for name, one in told["covariates"].items()]
     dtype, inside = next(iter(told["maps"].values())), told["mask_voxels"]
-    plan = memory_plan(n_subjects=n, shape=shape, n_maps=len(told["maps"]), dtype=dtype, mask_voxels=inside)
+    n_maps, shard = len(told["maps"]), told["shards"] is not None
+    plan = memory_plan(n_subjects=n, shape=shape, n_maps=n_maps, dtype=dtype, mask_voxels=inside, shard=shard)
+    shards = f", in shards of {' x '.join(map(str, told['shards']))}" if shard else ""
     some = coverage["at_least"]
     counts = f"{some['100']:,} of all subjects, {some['90']:,} of 90%, {some['50']:,} of half, {some['1']:,} of any"
     covered = [f"voxels with data: {counts}"]
@@ -58,8 +60,8 @@ def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
         "mask": f"{told['mask_voxels']:,} of {int(np.prod(shape)):,} voxels",
         "coverage": "\n".join(covered),
         "covariates": "\n".join(covariates) or "none",
-        "chunks": f"{' x '.join(map(str, chunks))} (subject, x, y, z)",
-        "size": f"{_size(told['bytes'])} in {told['files']:,} files, {told['compression']:g}:1",
+        "chunks": f"{' x '.join(map(str, chunks))} (subject, x, y, z){shards}",
+        "size": f"{_size(told['bytes'])} in {told['files']:,} {told['unit']}, {told['compression']:g}:1",
         "memory": str(plan),
     }
 
@@ -89,7 +91,10 @@ def _size(size: float) -> str:
 def _result_rows(told: dict[str, Any]) -> dict[str, str]:
     rows = {"grid": _grid(told["grid"]), "mask": f"{told['mask_voxels']:,} voxels"}
     rows |= {name: listing(told[name], most=20) for name in ("contrasts", "regressors") if name in told}
-    rows |= {"maps": ", ".join(told["variables"]), "size": f"{_size(told['bytes'])} in {told['files']:,} files"}
+    rows |= {
+        "maps": ", ".join(told["variables"]),
+        "size": f"{_size(told['bytes'])} in {told['files']:,} {told['unit']}",
+    }
     provenance = told["provenance"]
     shown = ("variable", "formula", "model", "missing", "dropped_subjects")
     return rows | {key.replace("_", " "): str(provenance[key]) for key in shown if key in provenance}
