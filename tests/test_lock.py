@@ -6,26 +6,26 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import nibabel as nib
 import numpy as np
-import obstore
 import pandas as pd
 import pytest
 from zarr.storage import FsspecStore
 
 import voxstack as vx
+from remote_stores import LOCK, Remote
 from small_cohorts import AFFINE, MAPS, break_inside, content, noise, save
 from voxstack.errors import InputError, StoreError
+from voxstack.store.location import Location
+from voxstack.store.lock import one_writer
 from voxstack.store.writer import write_batch
 
-LOCK = "stack.lock"
 HERE = rf"process {os.getpid()} on {socket.gethostname()}"
 
 
@@ -89,46 +89,6 @@ vx.stack(sys.argv[1], sys.argv[2], maps={"effect": "path"})
         (tmp_path / "file").write_text("mine")
         with pytest.raises(StoreError, match=r"file/c cannot be written"):
             vx.stack(in_memory(2), tmp_path / "file" / "c", maps=MAPS)
-
-
-@dataclass
-class Remote:
-    """An object store, looked at without voxstack."""
-
-    root: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def bucket(self) -> Any:
-        return obstore.store.from_url("s3://bucket", **self.options)
-
-    def content(self, url: str) -> dict[str, bytes]:
-        """All keys below a URL."""
-        path = url.partition("://")[2]
-        if url.startswith("memory://"):
-            files = fsspec.filesystem("memory")
-            found = {name: files.cat_file(name) for name in files.find(f"/{path}")}
-            return {name.removeprefix(f"/{path}/"): held for name, held in found.items()}
-        prefix = path.removeprefix("bucket/")
-        found = {meta["path"]: bytes(obstore.get(self.bucket(), meta["path"]).bytes())
-                 for batch in obstore.list(self.bucket(), prefix) for meta in batch}  # fmt: skip
-        return {name.removeprefix(f"{prefix}/"): held for name, held in found.items()}
-
-    def put(self, url: str, key: str, held: bytes) -> None:
-        path = f"{url.partition('://')[2]}/{key}"
-        if url.startswith("memory://"):
-            fsspec.filesystem("memory").pipe_file(f"/{path}", held)
-        else:
-            obstore.put(self.bucket(), path.removeprefix("bucket/"), held)
-
-    def lock(self, url: str) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.content(url)[LOCK])
-        return told
-
-    def leave_lock(self, url: str, *, silent: float) -> dict[str, Any]:
-        """What a run that gave its last sign of life so many seconds ago has left."""
-        told = {"run": "0" * 32, "host": "node-17", "process": 4711, "beat": time.time() - silent}
-        self.put(url, LOCK, json.dumps(told).encode())
-        return told
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -246,6 +206,30 @@ class TestObjectStore:
         np.testing.assert_array_equal(cohort["effect"].values, noise(5, seed=1))
         self.stack(remote, in_memory(5, seed=1), "alone")
         assert remote.content(f"{remote.root}/c") == remote.content(f"{remote.root}/alone")
+
+
+def test_of_several_that_come_at_once_one_gets_it(s3: dict[str, Any], tmp_path: Path) -> None:
+    for number in range(15):
+        location = Location.of(f"s3://bucket/{tmp_path.name}/{number}", s3)
+        start, held, refused = threading.Barrier(4), [], []
+
+        def come(location: Location = location, start: Any = start, held: Any = held, refused: Any = refused) -> None:
+            start.wait()
+            try:
+                with one_writer(location):
+                    held.append(location)
+                    start.wait(20)  # nobody leaves before all have asked
+            except StoreError:
+                refused.append(location)
+                start.wait(20)
+
+        threads = [threading.Thread(target=come) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert (len(held), len(refused)) == (1, 3)
+        assert Remote("", s3).content(location.url) == {}
 
 
 class TestHeartbeat:

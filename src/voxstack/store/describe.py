@@ -32,11 +32,11 @@ def describe(store: str | Path, *, storage_options: Mapping[str, Any] | None = N
     -------
     dict
         Values that JSON can hold. Of all stores: "kind", "grid" (shape, voxel_size_mm, affine, oblique), "mask_voxels",
-        "files" (or objects), "bytes", "provenance". Of cohorts also "subjects", "maps", "covariates", "chunks", "shards"
-        (their shape, or None where there are none), "bytes_of_values" and "compression" (bytes of the values over those on disk), and "coverage": "complete", voxels where every
-        subject has data in every map; "at_least", such voxels by the per cent of the subjects that have data; "maps",
-        for each map the voxels that all subjects have, and those where some are exactly 0. Of results also
-        "variables", "contrasts" and "regressors".
+        "files" (or objects), "bytes", "provenance". Of cohorts also "subjects", "maps", "covariates", "chunks" and
+        "shards" (their shapes; None where there are none), "bytes_of_values" and "compression" (bytes of the values
+        over those on disk), and "coverage": "complete", voxels where every subject has data in every map; "at_least",
+        such voxels by the per cent of the subjects that have data; "maps", for each map the voxels that all subjects
+        have, and those where some are exactly 0. Of results also "variables", "contrasts" and "regressors".
 
     Raises
     ------
