@@ -84,8 +84,9 @@ def _replace(location: Location, dataset: xr.Dataset, lock: Lock) -> None:
     """Write a result beside the one that is there, under other keys, and remove that when the new one is published."""
     store = location.open(read_only=False)
     old = Published.read(store)
-    encoding = {"chunk_key_encoding": key_encoding(0 if old is None else _edition(old) + 1)}
-    content = encode(dataset, {str(name): encoding for name in dataset.variables})
+    edition = 0 if old is None else _edition(old) + 1
+    encoding = {str(n): {"chunk_key_encoding": key_encoding(edition, v.ndim)} for n, v in dataset.variables.items()}
+    content = encode(dataset, encoding)
     _sweep(store, old)
     names = [] if old is None else [f"{name}/{ROOT}" for name in old.arrays]
     before = {name: held for name in names if (held := keys.get(store, name)) is not None}
@@ -104,7 +105,7 @@ def _replace(location: Location, dataset: xr.Dataset, lock: Lock) -> None:
 def _edition(published: Published) -> int:
     """0 or 1, as the chunks of a result have keys."""
     metadata = next(iter(published.arrays.values()))
-    return int(metadata["chunk_key_encoding"] != key_encoding(0))
+    return int(metadata["chunk_key_encoding"] != key_encoding(0, len(metadata["shape"])))
 
 
 def _sweep(store: Store, published: Published | None) -> None:

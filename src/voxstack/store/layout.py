@@ -87,7 +87,7 @@ def _encoding(cohort: xr.Dataset, maps: list[str], chunking: Chunking, editions:
     encoding: dict[str, dict[str, Any]] = {}
     for name, variable in cohort.variables.items():
         edition = editions.maps if name in maps else editions.labels
-        encoding[str(name)] = {"chunk_key_encoding": key_encoding(edition)}
+        encoding[str(name)] = {"chunk_key_encoding": key_encoding(edition, variable.ndim)}
         if name in maps:
             encoding[str(name)] |= {"chunks": chunks, **sharding, **CODECS}
         elif set(SPACE) <= set(variable.dims):  # whole: they are never read in part

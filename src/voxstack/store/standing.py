@@ -176,4 +176,4 @@ def _ours(key: str) -> bool:
     if key.endswith(".partial") or name == FOLDER:
         return True
     parts = rest.replace(".", "/").split("/")
-    return rest == "zarr.json" or (parts[0] == "c" and all(part.isdecimal() for part in parts[1:]))
+    return rest in ("zarr.json", "0") or (parts[0] == "c" and all(part.isdecimal() for part in parts[1:]))
