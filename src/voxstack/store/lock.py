@@ -152,8 +152,9 @@ def _key_lock(location: Location, break_lock: bool) -> Iterator[Lock]:
     finally:
         done.set()
         thread.join()
-        if _told(store).get("run") == run:
-            keys.delete(store, [LOCK])
+        with suppress(OSError):  # out of reach; the lock will be stale
+            if _told(store).get("run") == run:
+                keys.delete(store, [LOCK])
 
 
 def _key_refusal(location: Location, told: dict[str, Any]) -> StoreError:

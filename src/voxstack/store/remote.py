@@ -1,6 +1,7 @@
 """Object stores as Zarr stores: how long they are waited for, and errors of one kind that show no credentials."""
 
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,16 +14,23 @@ from zarr.storage import FsspecStore, ObjectStore, WrapperStore
 
 from voxstack.errors import StoreError
 
-_OBSTORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+_VARIABLES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}
+"""Protocols of obstore, and how the names of their environment variables begin."""
 
 _CLIENT = {"timeout": "2 minutes"}
-"""Of a request. A shard is sent in one, so obstore's 30 seconds would be too few on a slow line."""
+"""Of a request with its answer. A shard is sent in one, so obstore's 30 seconds would be too few on a slow line."""
+
+_CLIENT_OPTIONS = (
+    "allow_http", "allow_invalid_certificates", "connect_timeout", "pool_idle_timeout", "pool_max_idle_per_host",
+    "proxy_ca_certificate", "proxy_excludes", "proxy_url", "timeout", "user_agent",
+)  # fmt: skip
 
 _RETRIES = {"max_retries": 15, "retry_timeout": timedelta(minutes=5)}
 _BACKOFF = {"base": 3}
 """Some 35 seconds, where every retry fails at once. Those of obstore, ten by doubling, are over after 3 (median)."""
 
 _ATTEMPTS = 4  # at what obstore does not retry
+_PAUSE = 0.1  # seconds behind the first one; three times as long behind each other one
 
 
 def open_remote(url: str, storage_options: Mapping[str, Any], *, read_only: bool) -> Store:
@@ -39,7 +47,8 @@ def open_remote(url: str, storage_options: Mapping[str, Any], *, read_only: bool
 
 
 def _inner(url: str, storage_options: Mapping[str, Any], read_only: bool) -> Store:
-    if url.partition("://")[0] not in _OBSTORE_SCHEMES:
+    scheme = url.partition("://")[0]
+    if scheme not in _VARIABLES:
         return FsspecStore.from_url(url, storage_options=dict(storage_options), read_only=read_only)
     try:
         from obstore.store import from_url
@@ -47,11 +56,17 @@ def _inner(url: str, storage_options: Mapping[str, Any], read_only: bool) -> Sto
         raise StoreError(
             f"{url}: object stores need obstore. Install it with: pip install 'voxstack[cloud]'."
         ) from error
-    client = {**_CLIENT, **storage_options.get("client_options", {})}
+    client = {**_CLIENT, **_from_environment(scheme), **storage_options.get("client_options", {})}
     asked = storage_options.get("retry_config", {})
     retries = {**_RETRIES, **asked, "backoff": {**_BACKOFF, **asked.get("backoff", {})}}
     options = {**storage_options, "client_options": client, "retry_config": retries}
     return ObjectStore(from_url(url, **options), read_only=read_only)
+
+
+def _from_environment(scheme: str) -> dict[str, str]:
+    """Client options, which obstore takes from the environment only where it is given none."""
+    named = {name: f"{_VARIABLES[scheme]}{name}".upper() for name in _CLIENT_OPTIONS}
+    return {name: os.environ[variable] for name, variable in named.items() if variable in os.environ}
 
 
 class _Errors:
@@ -77,9 +92,14 @@ class _Errors:
             raise
         except Exception as error:
             raise OSError(self._told(error)) from None
+        except BaseException as error:
+            if type(error).__module__ != "pyo3_runtime":
+                raise
+            # obstore panics at some options that it does not know.
+            raise OSError(f"obstore cannot use what it was given: {self._told(error)}.") from None
 
-    def _told(self, error: Exception) -> str:
-        text = str(error).partition("\n\nDebug source")[0].strip() or type(error).__name__
+    def _told(self, error: BaseException) -> str:
+        text = " ".join(str(error).partition("\n\nDebug source")[0].split()) or type(error).__name__
         for secret in self._secrets:
             text = text.replace(secret, "***")
         return re.sub(r"//[^/\s]*@", "//***@", text)
@@ -167,7 +187,7 @@ class RemoteStore(WrapperStore[Store]):
                     await change(*arguments)
                     return
                 except Exception:
-                    await asyncio.sleep(0.1 * 3**attempt)
+                    await asyncio.sleep(_PAUSE * 3**attempt)
             await change(*arguments)
 
     async def list(self) -> AsyncIterator[str]:

@@ -48,6 +48,8 @@ class Standing:
         store = location.open(read_only=True)
         try:
             published, unfinished = Published.read(store), Plan.read(store)
+            nothing = published is None and unfinished is None
+            others = nothing and keys.some_key(store, but=_of_the_start) is not None
         except OSError as error:
             raise StoreError(f"{location} cannot be read: {error}.") from error
         if published is not None:
@@ -58,7 +60,7 @@ class Standing:
                 raise StoreError(f"{location} is not a voxstack cohort: {error}") from error
             except StoreError as error:
                 raise StoreError(f"{location}: {error}") from error
-        elif unfinished is None and keys.some_key(store, but=_of_the_start) is not None:
+        elif others:
             raise StoreError(f"{location} is a folder with other files in it. Choose a place that does not exist yet.")
         return cls(location, published, unfinished)
 
