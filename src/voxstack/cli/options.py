@@ -11,6 +11,7 @@ import click
 
 from voxstack.errors import InputError, StoreError
 from voxstack.export.folder import RESULTS
+from voxstack.export.maps import refuse_url
 from voxstack.export.results import check_target
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.run import scheduler
@@ -87,6 +88,7 @@ def modelling(command: Command) -> Command:
 
 def check_output(folder: Path, *, overwrite: bool) -> None:
     """Refuse a folder for results that holds other ones, or lies in a store; before any work."""
+    refuse_url(folder)
     check_target(Location.of(folder / RESULTS), overwrite=overwrite)
     within = Path(os.path.realpath(folder))
     for parent in (within, *within.parents):

@@ -90,8 +90,18 @@ def staged_maps(dataset: xr.Dataset, folder: Path, *, prefix: str = "", log10_p:
             partial.unlink(missing_ok=True)
 
 
+def refuse_url(folder: Path) -> None:
+    """Raise `InputError` where a URL was given for a folder: it would become one called "s3:"."""
+    if re.match(r"[a-z][a-z0-9+.-]+:/", folder.as_posix()):
+        raise InputError(
+            f"Images and tables are written to folders, and {folder.as_posix()} is a URL. Results alone go to object "
+            "stores: save_results."
+        )
+
+
 def make_folder(folder: Path) -> None:
     """A folder to write into; `StoreError` where that cannot be, before anything is computed for it."""
+    refuse_url(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f"{uuid4().hex}.partial"
