@@ -37,7 +37,7 @@ def listing(items: Iterable[object], *, most: int = 5) -> str:
 
 @contextmanager
 def writing(place: object, *, kept: str = "") -> Iterator[None]:
-    """Whatever the operating system or an object store refuses meanwhile is a `StoreError` that names the place and says what to do.
+    """Whatever is refused meanwhile, by the operating system or an object store, is a `StoreError` with advice.
 
     Parameters
     ----------
