@@ -14,9 +14,9 @@ from buckets import SECRET, keys_at, nowhere, upload
 from small_cohorts import AFFINE, MAPS, noise, save
 from voxstack.errors import InputError
 from voxstack.export.folder import write_folder
-from voxstack.io.objects import without_secrets
 from voxstack.io.places import Remote, place_of
 from voxstack.io.readers import ImageSource, read_maps
+from voxstack.io.secrets import errors_as_of_files
 
 
 class Fetched(list[int]):
@@ -214,16 +214,23 @@ class TestSecrets:
         assert sent == source
         assert sent.image.storage_options == s3
 
-    def test_passwords_in_urls_are_not_shown(self) -> None:
-        place = Remote("sftp://me:hunter2@host/one.nii")
-        assert "hunter2" not in f"{place} {place!r} {ImageSource(place)!r} {ImageSource(place).name}"
-        assert place.name == "one.nii"
+    def test_urls_that_hold_them_are_refused(self) -> None:
+        for url in ("sftp://me:hunter2@host/one.nii", "https://host/one.nii?sig=hunter2"):
+            with pytest.raises(InputError, match="storage_options") as refused:
+                place_of(url)
+            assert "hunter2" not in str(refused.value)
 
     def test_errors_of_others_are_shown_without_them(self) -> None:
-        error = ValueError("no: key hunter2 at https://me:pass-w@x.org/a?sig=s1gnature\n\nDebug source: hunter2")
         options = {"account_key": "hunter2", "nested": {"token": ["t0ken-1"]}, "region": "here"}
-        assert without_secrets(error, options) == "no: key *** at https://me:***@x.org/a"
-        assert without_secrets(ValueError("t0ken-1 of here"), options) == "*** of here"
+        texts = {
+            "no: key hunter2 at https://me:pass-w@x.org/a?sig=s1gnature\n\nDebug source: hunter2": "no: key *** at "
+            "https://***@x.org/a",
+            "t0ken-1 of here": "*** of here",
+        }
+        for text, expected in texts.items():
+            with pytest.raises(OSError) as told, errors_as_of_files("s3://bucket", options):  # noqa: PT011
+                raise ValueError(text)
+            assert str(told.value) == expected
 
     def test_neither_a_store_nor_an_output_holds_them(self, s3: dict[str, Any], tmp_path: Path) -> None:
         save(tmp_path / "in", noise(6))

@@ -140,6 +140,7 @@ def memory_plan(
     n_maps: int = 1,
     dtype: str = "float32",
     filtered: bool = False,
+    shard: bool = False,
     n_regressors: int = 4,
     n_contrasts: int = 1,
     maps_per_contrast: int = 5,
@@ -162,6 +163,8 @@ def memory_plan(
         Number of subjects, voxels along x, y and z, maps of each subject, and type of the stored maps.
     filtered
         Whether `stack` resamples or smooths.
+    shard
+        Whether `stack` writes shards, as it does to object stores.
     n_regressors, n_contrasts
         Of the model.
     maps_per_contrast
@@ -197,7 +200,7 @@ def memory_plan(
     if n_subjects is None or shape is None or n_subjects < 1 or min(shape) < 1:
         raise InputError("Give a cohort, or its n_subjects and shape=(x, y, z).")
     given, itemsize = means(), np.dtype(dtype).itemsize
-    stacking = plan.StackWork(shape, itemsize, n_maps, filtered)
+    stacking = plan.StackWork(shape, itemsize, n_maps, filtered, shard)
     size = stacking.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)
     if chunk is not None and chunk[0] < n_subjects:  # else the chunks may have room for more subjects than there are
         size = chunk[0]

@@ -66,13 +66,6 @@ def main() -> None:
     except (VoxstackError, OSError) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(2)
-    except Exception as error:
-        from voxstack.io.objects import is_of_object_store, without_secrets
-
-        if not is_of_object_store(error):
-            raise
-        click.echo(f"Error: an object store could not be used: {without_secrets(error, {})}", err=True)
-        sys.exit(2)
 
 
 def _show_warning(

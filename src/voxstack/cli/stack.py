@@ -47,6 +47,11 @@ from voxstack.store.stack import stack
 @click.option("--append", is_flag=True, help="Add the subjects to the cohort that is there.")
 @click.option("--overwrite", is_flag=True, help="Replace a cohort that is there, once the new one is whole.")
 @click.option("--break-lock", is_flag=True, help="Go on where a dead run has left its lock in an object store.")
+@click.option(
+    "--shard/--no-shard",
+    default=None,
+    help="Few large objects in place of many small ones, or plain chunks.  [default: shards in object stores]",
+)
 @click.option("--allow-outside", is_flag=True, help="Let values of the table lead a PATTERN out of its folder.")
 @with_storage_options
 @click.option(

@@ -10,7 +10,6 @@ from voxstack.errors import writing
 from voxstack.export.files import make_folder, staged
 from voxstack.export.maps import contents_of_maps, file_names, places_of_maps
 from voxstack.export.results import check_target, open_results, save_results
-from voxstack.io.objects import errors_as_of_files
 from voxstack.io.places import Remote, place_of
 from voxstack.store.location import Location
 from voxstack.store.published import ROOT
@@ -79,7 +78,7 @@ def _open(results: Path | Remote) -> xr.Dataset:
 
 def _put(dataset: xr.Dataset, results: Remote, *, overwrite: bool, log10_p: bool) -> None:
     """Nothing is put before all maps are made, and what marks a run as complete goes first and comes last."""
-    with writing(results.parent), errors_as_of_files(results.url, results.storage_options):
+    with writing(results.parent):
         check_target(Location.of(results), overwrite=overwrite)
         contents = list(contents_of_maps(dataset, results.parent, log10_p=log10_p))
         (results / ROOT).unlink(missing_ok=True)

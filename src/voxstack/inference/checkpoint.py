@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from voxstack.errors import InputError, writing
+from voxstack.errors import InputError, StoreError, writing
 from voxstack.store import keys
 from voxstack.store.location import Location
 
@@ -118,7 +118,10 @@ class Checkpoint:
         """What was saved."""
         assert self._store is not None
         name = f"{folder}/{rows.start}-{rows.stop}"
-        content = keys.get(self._store, name) or b""
+        try:
+            content = keys.get(self._store, name) or b""
+        except OSError as error:
+            raise StoreError(f"The checkpoint {self._location} cannot be read: {error}.") from error
         if content[:_DIGEST] != _digest(content[_DIGEST:]):
             what = "is not what was written" if content else "is gone, or empty"
             raise InputError(

@@ -1,22 +1,31 @@
 """Objects in stores: read, written and described by one library for each protocol.
 
-s3, gs and az go through obstore, other protocols through fsspec. Whatever goes wrong is an `OSError`, as of a file,
-whose message holds no credentials.
+s3, gs and az go through obstore, other protocols through fsspec.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import os
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, NamedTuple, Protocol
 
-from voxstack.errors import StoreError, VoxstackError
+from voxstack.errors import StoreError
+from voxstack.io.secrets import StorageOptions
 
-OBSTORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
-_SECRET = re.compile(r"key|secret|token|password|credential|signature|sas|auth", re.IGNORECASE)
-_LONGEST = 400  # letters of an error of another program
+_VARIABLES = {"s3": "AWS_", "gs": "GOOGLE_", "az": "AZURE_", "abfs": "AZURE_", "abfss": "AZURE_"}
+"""Protocols of obstore, and how the names of their environment variables begin."""
 
-StorageOptions = Mapping[str, Any]
+_CLIENT = {"timeout": "2 minutes"}
+"""Of a request with its answer. A shard is sent in one, so obstore's 30 seconds would be too few on a slow line."""
+
+_CLIENT_OPTIONS = (
+    "allow_http", "allow_invalid_certificates", "connect_timeout", "pool_idle_timeout", "pool_max_idle_per_host",
+    "proxy_ca_certificate", "proxy_excludes", "proxy_url", "timeout", "user_agent",
+)  # fmt: skip
+
+_RETRIES = {"max_retries": 15, "retry_timeout": timedelta(minutes=5)}
+_BACKOFF = {"base": 3}
+"""Some 35 seconds, where every retry fails at once. Those of obstore, ten by doubling, are over after 3 (median)."""
 
 
 class Status(NamedTuple):
@@ -24,51 +33,6 @@ class Status(NamedTuple):
 
     size: int
     version: str
-
-
-def without_password(url: str) -> str:
-    """A URL without the password that it may hold."""
-    return re.sub(r"(?<=://)([^/@:]*):[^/@]*@", r"\1:***@", url)
-
-
-@contextmanager
-def errors_as_of_files(url: str, storage_options: StorageOptions) -> Iterator[None]:
-    """Each protocol has exceptions of its own: here they are `OSError`s, and say no secret."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is nothing at {without_password(url)}") from None
-    except VoxstackError:
-        raise
-    except Exception as error:
-        # Their own texts and tracebacks may hold what has to stay secret.
-        raise OSError(without_secrets(error, storage_options)) from None
-
-
-def is_of_object_store(error: Exception) -> bool:
-    """Whether an error is obstore's own, of what the store or the network refuses."""
-    return type(error).__module__.partition(".")[0] == "obstore"
-
-
-def without_secrets(error: Exception, storage_options: StorageOptions) -> str:
-    """What went wrong, in one line, without credentials and signed queries."""
-    text = str(error).partition("\n\nDebug source")[0]
-    for secret in sorted(_secrets(storage_options), key=len, reverse=True):
-        text = text.replace(secret, "***")
-    text = re.sub(r"(://[^\s\"'<>?]*)\?[^\s\"'<>]*", r"\1", without_password(text))
-    text = " ".join(text.split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _secrets(options: Any, named: bool = False) -> Iterator[str]:
-    if isinstance(options, Mapping):
-        for name, value in options.items():
-            yield from _secrets(value, named or bool(_SECRET.search(str(name))))
-    elif isinstance(options, list | tuple):
-        for value in options:
-            yield from _secrets(value, named)
-    elif named and len(str(options)) > 3 and not isinstance(options, bool):
-        yield str(options)
 
 
 def split_url(url: str) -> tuple[str, str]:
@@ -90,7 +54,7 @@ class StoredObject(Protocol):
 
 def stored_object(url: str, storage_options: StorageOptions) -> StoredObject:
     """The object at a URL, which may be missing."""
-    if scheme_of(url) in OBSTORE_SCHEMES:
+    if by_obstore(url):
         root, key = split_url(url)
         return _OfObstore(obstore_client(root, storage_options), key)
     from fsspec.core import url_to_fs
@@ -98,26 +62,38 @@ def stored_object(url: str, storage_options: StorageOptions) -> StoredObject:
     return _OfFsspec(*url_to_fs(url, **storage_options))
 
 
-def scheme_of(url: str) -> str:
-    """What comes before ``://``."""
-    return url.partition("://")[0]
+def by_obstore(url: str) -> bool:
+    """Whether the protocol of a URL is one of obstore's."""
+    return url.partition("://")[0] in _VARIABLES
 
 
-_clients: dict[tuple[str, str], Any] = {}
+_clients: dict[tuple[Any, ...], Any] = {}
 
 
 def obstore_client(url: str, storage_options: StorageOptions) -> Any:
-    """obstore's store of a URL, one in a process, so that connections are used again."""
+    """obstore's store of a URL, one in a process, so that connections are used again; `StoreError` without obstore."""
     try:
         from obstore.store import from_url
     except ImportError as error:
         raise StoreError(
-            f"{without_password(url)}: object stores need obstore. Install it with: pip install 'voxstack[cloud]'."
+            f"{url}: object stores need obstore. Install it with: pip install 'voxstack[cloud]'."
         ) from error
-    key = url, json.dumps(storage_options, sort_keys=True, default=repr)
+    environment = _environment(url.partition("://")[0])
+    key = url, json.dumps(storage_options, sort_keys=True, default=repr), tuple(sorted(environment.items()))
     if key not in _clients:
-        _clients[key] = from_url(url, **storage_options)
+        # Client options, which obstore takes from the environment only where it is given none.
+        mine = {name.lower(): value for name, value in environment.items() if name.lower() in _CLIENT_OPTIONS}
+        client = {**_CLIENT, **mine, **storage_options.get("client_options", {})}
+        asked = storage_options.get("retry_config", {})
+        retries = {**_RETRIES, **asked, "backoff": {**_BACKOFF, **asked.get("backoff", {})}}
+        _clients[key] = from_url(url, **{**storage_options, "client_options": client, "retry_config": retries})
     return _clients[key]
+
+
+def _environment(scheme: str) -> Mapping[str, str]:
+    """Variables of a protocol, from which credentials may come as well, by the rest of their names."""
+    start = _VARIABLES[scheme]
+    return {name.removeprefix(start): value for name, value in os.environ.items() if name.startswith(start)}
 
 
 class _OfObstore:

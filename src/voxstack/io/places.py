@@ -11,15 +11,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from voxstack.errors import InputError
-from voxstack.io.objects import (
-    Status,
-    StorageOptions,
-    StoredObject,
-    errors_as_of_files,
-    split_url,
-    stored_object,
-    without_password,
-)
+from voxstack.io.objects import Status, StoredObject, split_url, stored_object
+from voxstack.io.secrets import StorageOptions, errors_as_of_files, refuse_credentials
 
 _BUFFER = 8 << 20  # bytes that are read ahead of a file that is gone through
 
@@ -31,7 +24,7 @@ class Remote:
     Attributes
     ----------
     url
-        Such as ``s3://bucket/maps/sub-01.nii.gz``.
+        Such as ``s3://bucket/maps/sub-01.nii.gz``; it is shown and logged, so it holds no credentials.
     storage_options
         Credentials and settings: those of obstore for s3, gs and az, of fsspec for other protocols. They travel to
         workers and are part of no text.
@@ -41,7 +34,7 @@ class Remote:
     storage_options: StorageOptions = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
-        return without_password(self.url)
+        return self.url
 
     def __repr__(self) -> str:
         return f"Remote({str(self)!r})"
@@ -141,12 +134,15 @@ def is_url(text: str) -> bool:
 
 
 def place_of(place: str | Path | Remote, storage_options: StorageOptions | None = None) -> Place:
-    """The place that a user names by a path or a URL; ``file://`` is a path."""
+    """The place that a user names by a path or a URL; ``file://`` is a path. `InputError` for credentials in a URL."""
     if not isinstance(place, str):
         return place
     if place.startswith("file://"):
         return Path(unquote(place.removeprefix("file://")))
-    return Remote(place, storage_options or {}) if is_url(place) else Path(place)
+    if not is_url(place):
+        return Path(place)
+    refuse_credentials(place)
+    return Remote(place, storage_options or {})
 
 
 def located(given: Any, storage_options: StorageOptions | None) -> Any:
@@ -166,7 +162,7 @@ def joined(folder: Place, name: str, storage_options: StorageOptions | None = No
 def local_folder(folder: str | Path, what: str) -> Path:
     """A folder of this machine; `InputError` for a URL where only such a folder will do."""
     if isinstance(folder, str) and is_url(folder) and not folder.startswith("file://"):
-        raise InputError(f"{what} is written to a folder of this machine, not to {without_password(folder)}.")
+        raise InputError(f"{what} is written to a folder of this machine, not to {folder}.")
     place = place_of(folder)
     assert isinstance(place, Path)
     return place

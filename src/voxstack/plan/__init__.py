@@ -77,12 +77,15 @@ class StackWork:
         Of each subject.
     filtered
         Whether images are resampled or smoothed.
+    sharded
+        Whether chunks are written in shards.
     """
 
     shape: tuple[int, int, int]
     itemsize: int
     n_maps: int
     filtered: bool
+    sharded: bool = False
 
     def needs(self, n_subjects: int, threads: int) -> int:
         """Bytes that a task needs for so many subjects, on so many threads."""
@@ -94,9 +97,11 @@ class StackWork:
         # The file's bytes, its content, the content scaled in float64 and without zeros; filters need as much again.
         reading = voxels * (8 + 8 + 8 + 8 + (32 if self.filtered else 0))
         chunk = n_subjects * math.prod(sides)
-        writing = chunk * (2 * self.itemsize + 2)  # compressed it may be no smaller
+        writing = threads * chunk * (2 * self.itemsize + 2)  # compressed it may be no smaller
+        if self.sharded:  # one on its way to the store, and the chunks of the next one
+            writing += 2 * rows // -(-self.shape[2] // sides[2])
         counts = (2 + 4 * self.n_maps) * voxels
-        return rows + threads * max(reading, writing) + counts
+        return rows + max(threads * reading, writing) + counts
 
     def subjects_per_batch(self, *, memory: int, threads: int) -> int:
         """Subjects that one task reads and writes, which are one row of chunks.

@@ -28,7 +28,7 @@ from voxstack.store.mask import Mask, choose_mask, mask_name
 from voxstack.store.open import open_cohort
 from voxstack.store.placing import Placed
 from voxstack.store.preparation import Preparation, mask_digest
-from voxstack.store.published import Editions, Published, chunk_keys
+from voxstack.store.published import Chunking, Editions, Published, chunk_keys
 from voxstack.store.standing import Goal, Standing, sweep
 from voxstack.store.unfinished import FOLDER, Marks, Plan, has_marks
 from voxstack.store.writer import Batch, Buffers, write_batch
@@ -52,6 +52,8 @@ class Request:
         How images become maps.
     mask, fraction
         The mask as the user gave it, and the fraction of subjects that must have data.
+    sharded
+        Whether the maps are written in shards.
     """
 
     location: Location
@@ -62,6 +64,7 @@ class Request:
     preparation: Preparation
     mask: Mask
     fraction: float
+    sharded: bool
 
     @property
     def maps(self) -> list[str]:
@@ -132,7 +135,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
 
     # Compute
     with writing(request.location, kept="What was done is kept."):
-        arrays = layout.maps_metadata(cohort, request.maps, plan.subjects_per_chunk, Editions(plan.maps, plan.labels))
+        arrays = layout.maps_metadata(cohort, request.maps, plan.chunking, Editions(plan.maps, plan.labels))
         marks = Marks(store, len(plan.batches()), len(request.maps), request.preparation.grid.shape)
         _make_room(store, standing, plan)
         plan = plan.begin(store, call)
@@ -160,7 +163,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
             store,
             cohort.assign(counts),
             request.maps,
-            subjects_per_chunk=plan.subjects_per_chunk,
+            chunking=plan.chunking,
             editions=editions,
             provenance=provenance,
         )
@@ -172,9 +175,9 @@ def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:
     """The plan, and the threads that each task uses."""
     preparation, given = request.preparation, means()
     itemsize = np.dtype(preparation.options.dtype).itemsize
-    work = StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered)
+    work = StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered, request.sharded)
     size = work.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)
-    plan = standing.plan(request.goal, request.digest(), request.labels, size)
+    plan = standing.plan(request.goal, request.digest(), request.labels, Chunking(size, request.sharded))
     work.check(plan.subjects_per_chunk, memory=given.memory_each, threads=given.threads_each)
     return plan, given.threads_each
 

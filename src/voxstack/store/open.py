@@ -1,7 +1,6 @@
 """Cohorts to work with: opened lazily from a store, or made of arrays."""
 
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError, listing
 from voxstack.grid import Grid, canonical_axes
-from voxstack.io.objects import errors_as_of_files
 from voxstack.io.tables import check_names, covariates
 from voxstack.provenance import record
 from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
@@ -58,10 +56,8 @@ def read(location: Location, kinds: tuple[str, ...]) -> xr.Dataset:
     expected = _called(kinds)
     if location.path is not None and not location.path.is_dir():
         raise StoreError(f"There is no {expected} at {location}.")
-    told = errors_as_of_files(location.url, location.storage_options) if location.path is None else nullcontext()
     try:
-        with told:
-            return _read(location, location.open(read_only=True), kinds)
+        return _read(location, location.open(read_only=True), kinds)
     except OSError as error:
         raise StoreError(f"{location} cannot be read: {error}.") from error
 
@@ -106,11 +102,12 @@ def _decoded(location: Location, store: Store, published: Published, kinds: tupl
     for name in _INTERNAL:
         flat.attrs.pop(name, None)
     flat = flat.drop_vars([name for name in COUNTS if name in flat.variables])
-    lazy = [n for n, v in flat.data_vars.items() if set(SPACE) < set(v.dims)]
+    small = {"n_valid", *flat.attrs.get("coordinates", [])}
+    lazy = [n for n, v in flat.data_vars.items() if set(SPACE) <= set(v.dims) and n not in small]
     arrays = {n: (flat[n].dims, lazy_array(location, published, str(n)), flat[n].attrs) for n in lazy}
     try:
         dataset = decode(flat.assign(arrays))
-        dataset = dataset.assign({n: dataset[n].load() for n in ("n_valid",) if n in dataset})
+        dataset = dataset.assign({n: v.load() for n, v in dataset.data_vars.items() if n not in lazy})
         if SUBJECT in dataset.coords and not all(dataset[SUBJECT].values):
             raise StoreError(f"{location} is damaged: subjects have lost their labels.")
     except (RuntimeError, ValueError, KeyError) as error:

@@ -37,6 +37,7 @@ def stack(
     overwrite: bool = False,
     break_lock: bool = False,
     allow_outside: bool = False,
+    shard: bool | None = None,
     storage_options: Mapping[str, Any] | None = None,
     source_options: Mapping[str, Any] | None = None,
     progress: bool = False,
@@ -89,6 +90,10 @@ def stack(
     allow_outside
         Let values of the table lead a pattern out of the folder that it names, such as ``../other/sub-01``. By default
         they are refused.
+    shard
+        Write shards, each of which holds all chunks of a batch of subjects in a slab of z: few large objects in place
+        of many small ones. None writes them to object stores, and plain chunks to folders. What is appended is cut as
+        the cohort that is there, and asking for something else is an error.
     storage_options
         Credentials and settings for all URLs: of obstore for s3, gs and az, of fsspec for other protocols.
     source_options
@@ -124,11 +129,12 @@ def stack(
     mask = mask_place(mask, of_sources)
     standing = Standing.look(location)
     standing.require(goal)
+    sharded = standing.sharded(goal, shard)
     grid = standing.grid() if append else mask_grid(mask) if resample is not None else None
     grid, placed = place(sources, labels, grid=grid, resample=resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
     preparation = Preparation(options, grid, None if explicit is None else ~explicit)
-    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction)
+    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded)
 
     # Compute
     with one_writer(location, break_lock=break_lock) as lock:
