@@ -49,11 +49,13 @@ class TestOutputs:
         np.testing.assert_array_equal(opened["stat"], result["stat"].sel(contrast=["b"]))
 
     @pytest.mark.parametrize("last", [1, 7])
+    @pytest.mark.parametrize("before", [False, True])
     def test_a_run_that_is_not_whole_is_not_marked_as_complete(
-        self, s3: dict[str, Any], result: xr.Dataset, monkeypatch: pytest.MonkeyPatch, last: int
+        self, s3: dict[str, Any], result: xr.Dataset, monkeypatch: pytest.MonkeyPatch, last: int, before: bool
     ) -> None:
-        url, put, write = f"s3://bucket/stopped-{last}", [], Remote.write_bytes
-        write_folder(result, url, storage_options=s3)
+        url, put, write = f"s3://bucket/stopped-{last}-{before}", [], Remote.write_bytes
+        if before:
+            write_folder(result.sel(contrast=["a"]), url, storage_options=s3)
 
         def stopping(self: Remote, content: bytes) -> None:
             if self.name.endswith(("json", "gz")):
@@ -66,8 +68,12 @@ class TestOutputs:
         with pytest.raises(StoreError, match="the network is gone"):
             write_folder(result, url, overwrite=True, storage_options=s3)
         assert len(put) == last + 1
-        with pytest.raises(StoreError, match=r"has no zarr\.json"):
-            vx.open_results(f"{url}/results.zarr", storage_options=s3)
+        if before:  # the old result is there, and whole
+            opened = vx.open_results(f"{url}/results.zarr", storage_options=s3)
+            np.testing.assert_array_equal(opened["stat"], result["stat"].sel(contrast=["a"]))
+        else:
+            with pytest.raises(StoreError, match=r"has no zarr\.json"):
+                vx.open_results(f"{url}/results.zarr", storage_options=s3)
 
     def test_nothing_is_put_where_a_map_cannot_be_made(
         self, s3: dict[str, Any], result: xr.Dataset, monkeypatch: pytest.MonkeyPatch

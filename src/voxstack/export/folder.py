@@ -77,11 +77,10 @@ def _open(results: Path | Remote) -> xr.Dataset:
 
 
 def _put(dataset: xr.Dataset, results: Remote, *, overwrite: bool, log10_p: bool) -> None:
-    """Nothing is put before all maps are made, and what marks a run as complete goes first and comes last."""
+    """Nothing is put before all maps are made, and what marks a run as complete, the result's root, comes last."""
     with writing(results.parent):
         check_target(Location.of(results), overwrite=overwrite)
         contents = list(contents_of_maps(dataset, results.parent, log10_p=log10_p))
-        (results / ROOT).unlink(missing_ok=True)
         for place, content in contents:
             place.write_bytes(content)
         save_results(dataset, results.url, overwrite=overwrite, storage_options=results.storage_options)

@@ -9,10 +9,10 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 
 from voxstack.errors import InputError, listing
-from voxstack.io.objects import StorageOptions
 from voxstack.io.patterns import Pattern
 from voxstack.io.places import Place, Remote, joined
 from voxstack.io.readers import ImageSource, looks_like_image
+from voxstack.io.secrets import StorageOptions
 from voxstack.io.tables import check_names
 
 MapSpec = str | Path | Remote | SpatialImage

@@ -14,8 +14,8 @@ import xarray as xr
 from voxstack.covariates import encode, is_plain_text
 from voxstack.covariates import text_array as text_array
 from voxstack.errors import InputError, listing
-from voxstack.io.objects import StorageOptions
 from voxstack.io.places import Place, place_of
+from voxstack.io.secrets import StorageOptions
 from voxstack.schema import RESERVED_NAMES
 
 _MISSING = ["", "n/a", "N/A", "NA", "NaN", "nan"]

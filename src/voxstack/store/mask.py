@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError
 from voxstack.grid import Grid
-from voxstack.io.objects import StorageOptions
 from voxstack.io.places import Place, Remote, place_of
 from voxstack.io.readers import ImageSource, looks_like_image, read_maps
+from voxstack.io.secrets import StorageOptions
 from voxstack.kernels.resample import nearest
 from voxstack.store.coverage import Coverage
 
