@@ -6,15 +6,8 @@ import click
 import numpy as np
 import xarray as xr
 
-from voxstack.cli.options import (
-    check_output,
-    computing,
-    contrasts,
-    modelling,
-    on_scheduler,
-    tell_dropped,
-    without_empty,
-)
+from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
 from voxstack.computation import compute
 from voxstack.export.folder import write_folder
 from voxstack.export.maps import make_folder, map_file_names
@@ -50,14 +43,13 @@ def command(
     log10_p: bool,
     folder: Path,
     overwrite: bool,
-    where: str,
-    memory_limit: str | None,
-    quiet: bool,
+    means: Means,
 ) -> None:
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     check_output(folder, overwrite=overwrite)
-    with on_scheduler(where, memory_limit, quiet), without_empty(folder):
+    going_on = "Nothing was written: the same command begins anew."
+    with running(means, going_on=going_on) as record, without_empty(folder):
         cohort = open_cohort(store)
         fit = fit_glm(
             cohort, design, variable=variable, missing=missing, min_subjects=min_subjects, drop_missing=drop_missing,
@@ -67,7 +59,7 @@ def command(
         # What cannot be written is found before the work starts.
         map_file_names(lazy, log10_p=log10_p)
         tell_dropped(fit.attrs.get("dropped_subjects", []))
-        if not quiet:
+        if not means.quiet:
             _tell_design(fit)
             plan = memory_plan(
                 cohort,
@@ -78,9 +70,10 @@ def command(
             )
             click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
         make_folder(folder)
-        result = compute(lazy, progress=not quiet)
-    paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
-    if not quiet:
+        result = compute(lazy, progress=not means.quiet)
+        paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
+        record.write(folder)
+    if not means.quiet:
         click.echo(f"{len(paths)} maps and results.zarr in {folder}")
 
 

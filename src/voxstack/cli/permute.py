@@ -1,22 +1,13 @@
 """voxstack permute."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import click
 import xarray as xr
 
-from voxstack.cli.options import (
-    check_output,
-    computing,
-    contrasts,
-    modelling,
-    on_scheduler,
-    tell_dropped,
-    without_empty,
-)
+from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
 from voxstack.design import make_design
 from voxstack.export.folder import write_folder
 from voxstack.export.maps import make_folder
@@ -95,18 +86,16 @@ def command(
     tail: TailRule,
     precision: Precision,
     checkpoint: str | None,
-    where: str,
-    memory_limit: str | None,
-    quiet: bool,
+    means: Means,
 ) -> None:
     """Test contrasts by relabelling the subjects of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     check_output(folder, overwrite=overwrite)
-    with on_scheduler(where, memory_limit, quiet), _resumable(checkpoint), without_empty(folder):
+    with running(means, going_on=_going_on(checkpoint)) as record, without_empty(folder):
         cohort = open_cohort(store)
         matrix = make_design(cohort, design, drop_missing=drop_missing)
         tell_dropped(matrix.attrs.get("dropped_subjects", []))
-        if not quiet:
+        if not means.quiet:
             plan = memory_plan(cohort, n_contrasts=len(hypotheses), statistics=statistics or (VOXEL,))
             click.echo(f"At most {plan.permute / 2**30:.2f} GiB of memory")
         make_folder(folder)
@@ -135,10 +124,11 @@ def command(
             tail=tail,
             precision=precision,
             checkpoint=checkpoint,
-            progress=not quiet,
+            progress=not means.quiet,
         )
-    paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
-    if not quiet:
+        paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
+        record.write(folder)
+    if not means.quiet:
         _tell(result)
         click.echo(f"{len(paths)} maps and results.zarr in {folder}")
 
@@ -156,17 +146,10 @@ def _tell(result: xr.Dataset) -> None:
             click.echo(f"  {variable}: least {least:.3g}, {some:,} voxels with p <= 0.05")
 
 
-@contextmanager
-def _resumable(checkpoint: str | None) -> Iterator[None]:
-    """Say after Ctrl-C how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        told = f"What was done is in {checkpoint}: the same command goes on from there."
-        if checkpoint is None:
-            told = "What was done is lost; with --checkpoint DIR it would be kept."
-        click.echo(f"Stopped. {told}", err=True)
-        raise
+def _going_on(checkpoint: str | None) -> str:
+    if checkpoint is None:
+        return "What was done is lost; with --checkpoint DIR it would be kept."
+    return f"What was done is in {checkpoint}: the same command goes on from there."
 
 
 def _blocks(column: str | None, whole: str | None, file: str | None) -> str | Blocks | None:

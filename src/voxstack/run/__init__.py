@@ -6,11 +6,16 @@ from typing import Any
 
 from voxstack.events import emit
 from voxstack.run.means import Share, active_client, memory_limit, share, thread_count
-from voxstack.run.schedulers import scheduler
+from voxstack.run.performance import performance_report
+from voxstack.run.schedulers import executing, scheduler
 from voxstack.run.tasks import Task
 from voxstack.run.threads import run_on_threads
+from voxstack.run.visibility import check_visible
 
-__all__ = ["Share", "Task", "memory_limit", "run", "scheduler", "share", "thread_count"]
+__all__ = [
+    "Share", "Task", "check_visible", "executing", "memory_limit", "performance_report", "run", "scheduler", "share",
+    "thread_count",
+]  # fmt: skip
 
 
 def run(

@@ -14,6 +14,7 @@ import dask
 from voxstack.errors import VoxstackError
 from voxstack.events import emit
 from voxstack.run.tasks import Task
+from voxstack.run.versions import check_versions
 
 _FRUITLESS_RETRIES = 10  # times that a task may lose its worker while no other task completes
 _LOOK = 1.0  # seconds without a result, after which the cluster is looked at
@@ -115,7 +116,9 @@ def run_on_client(client: Any, tasks: Iterator[Task], *, together: bool, label: 
     flight = _Flight(client, label)
     try:
         while True:
-            room = None if together else max(2 * sum(client.nthreads().values()), 2) - len(flight)
+            threads = client.nthreads()
+            check_versions(client, threads)
+            room = None if together else max(2 * sum(threads.values()), 2) - len(flight)
             flight.submit(list(islice(tasks, room if room is None else max(room, 0))))
             if not flight:
                 return
