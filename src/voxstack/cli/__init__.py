@@ -11,7 +11,7 @@ import click
 
 from voxstack._version import __version__
 from voxstack.cli.blas import choose_kernels
-from voxstack.cli.stopping import ARGUMENTS, stop, take_terminations
+from voxstack.cli.stopping import ARGUMENTS, stop, take_signals
 from voxstack.errors import VoxstackError, VoxstackWarning
 
 _VERBS = {
@@ -68,7 +68,7 @@ def cli() -> None:
 
 def main() -> None:
     """Entry point: a user's mistake ends with exit code 2 and one paragraph on stderr, SIGTERM as Ctrl-C does."""
-    take_terminations()
+    take_signals()
     choose_kernels(os.environ)
     warnings.showwarning = _show_warning
     if isinstance(sys.stdout, TextIOWrapper):  # names may have letters that the terminal, or a pipe, has not

@@ -3,11 +3,13 @@
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import dask
+import psutil
 from dask.system import CPU_COUNT
 
 _LOOPBACK = "127.0.0.1:0"
@@ -33,31 +35,55 @@ def local_cluster(n_workers: int | None, *, memory_limit: str | None) -> Iterato
         Where to watch it.
     """
     from distributed import Client, LocalCluster
-    from distributed.utils import LoopRunner
 
     within = dask.config.get("temporary-directory", None)
     if within:
         Path(within).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="voxstack-", dir=within or None, ignore_cleanup_errors=True) as scratch:
-        runner = LoopRunner()
-        with _unreached_by_interrupts():
-            runner.start()
+    with (
+        tempfile.TemporaryDirectory(prefix="voxstack-", dir=within or None, ignore_cleanup_errors=True) as scratch,
+        dask.config.set({"temporary-directory": scratch}),
+        _loop() as loop,
+        LocalCluster(
+            n_workers=n_workers or CPU_COUNT,
+            threads_per_worker=1,
+            memory_limit=memory_limit or "auto",
+            dashboard_address=_LOOPBACK,
+            worker_dashboard_address=_LOOPBACK,
+            loop=loop,
+        ) as cluster,
+        Client(cluster),
+    ):
         try:
-            with (
-                LocalCluster(
-                    n_workers=n_workers or CPU_COUNT,
-                    threads_per_worker=1,
-                    memory_limit=memory_limit or "auto",
-                    dashboard_address=_LOOPBACK,
-                    worker_dashboard_address=_LOOPBACK,
-                    local_directory=scratch,
-                    loop=runner.loop,
-                ) as cluster,
-                Client(cluster),
-            ):
-                yield str(cluster.dashboard_link)
-        finally:
-            runner.stop()
+            yield str(cluster.dashboard_link)
+        except BaseException:
+            _kill(cluster)
+            raise
+
+
+def _kill(cluster: Any) -> None:
+    """End the workers of a run that has failed or was stopped at once.
+
+    Asked to end, they would first go on with what nobody wants any more, for seconds, and print what they gave up. What
+    they write is whole or swept by the next call.
+    """
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        with suppress(psutil.Error):
+            psutil.Process(nanny.pid).kill()
+
+
+@contextmanager
+def _loop() -> Iterator[Any]:
+    """An event loop in a thread that Ctrl-C does not reach."""
+    from distributed.utils import LoopRunner
+
+    runner = LoopRunner()
+    with _unreached_by_interrupts():
+        runner.start()
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
 
 
 @contextmanager
