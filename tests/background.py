@@ -2,13 +2,14 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 DASK = str(Path(sys.executable).parent / "dask")
 VOXSTACK = [sys.executable, "-c", "from voxstack.cli import main; main()"]
@@ -18,7 +19,7 @@ VOXSTACK = [sys.executable, "-c", "from voxstack.cli import main; main()"]
 def background(
     *command: str | Path, log: Path, env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program in a process group of its own, which is ended at last, whatever it has started there included."""
+    """Run a program, which is ended at last with everything that it has started."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [*map(str, command)],
@@ -30,11 +31,13 @@ def background(
         try:
             yield process
         finally:
+            started = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(20)
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+            for left in (process, *started):
+                with suppress(psutil.NoSuchProcess):
+                    left.kill()
             process.wait()
 
 

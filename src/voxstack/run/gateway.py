@@ -15,6 +15,10 @@ from voxstack.run.wanted import Wanted
 _WORKERS = 2
 _MEMORY = "worker_memory"  # what the documentation of dask-gateway calls that option of a cluster
 
+# A gateway that is collected closes itself once more, in whatever thread that happens; there it fails, or waits for ever
+# for the event loop that it stands in. So those that are closed are kept.
+_kept: list[Any] = []
+
 
 @contextmanager
 def gateway_cluster(wanted: Wanted) -> Iterator[str]:
@@ -52,6 +56,7 @@ def gateway_cluster(wanted: Wanted) -> Iterator[str]:
                 stack.callback(_shut_down, gateway, cluster_name)
             _wait_for_start(gateway, cluster_name)
             cluster = stack.enter_context(gateway.connect(cluster_name, shutdown_on_close=False))
+            _kept.append(cluster)
             client = stack.enter_context(cluster.get_client())
             if not name:
                 cluster.scale(wanted.workers or _WORKERS)
@@ -66,12 +71,9 @@ def _gateway(address: str) -> Any:
         raise InputError(
             "--scheduler gateway needs dask-gateway. Install it with: pip install 'voxstack[gateway]'."
         ) from error
-    from distributed.utils import LoopRunner
-
-    # When it is collected, a Gateway closes itself again and fails without its loop; so that runs as long as we do.
-    runner = LoopRunner()
-    runner.start()
-    return Gateway(address, loop=runner.loop)
+    gateway = Gateway(address)
+    _kept.append(gateway)
+    return gateway
 
 
 def _options(gateway: Any, memory_limit: str | None) -> dict[str, Any]:
