@@ -15,8 +15,8 @@ from voxstack.run.wanted import Wanted
 _WORKERS = 2
 _MEMORY = "worker_memory"  # what the documentation of dask-gateway calls that option of a cluster
 
-# A gateway that is collected closes itself once more, in whatever thread that happens; there it fails, or waits for ever
-# for the event loop that it stands in. So those that are closed are kept.
+# A gateway that is collected closes itself once more, in whatever thread that happens. There it fails, or waits for
+# ever for the event loop that it stands in. So those that are closed are kept.
 _kept: list[Any] = []
 
 
