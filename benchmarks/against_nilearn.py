@@ -22,7 +22,7 @@ from nilearn.mass_univariate import permuted_ols
 from numpy.typing import NDArray
 from relabelling import Contender, Effort, Maps, Run, marginal, mni_mask, ours, regressors, smooth_noise
 
-from voxstack.plan import WINDOW
+from voxstack.plan.permutation import WINDOW
 
 N, THREADS = 100, 2
 

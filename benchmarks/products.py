@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from relabelling import Contender, Effort, marginal, mni_mask, ours, slab
 from threadpoolctl import threadpool_limits
 
-from voxstack.plan import WINDOW
+from voxstack.plan.permutation import WINDOW
 from voxstack.run import thread_count
 
 _SHARES = {100: 1.0, 500: 1 / 2, 2000: 1 / 4}  # of the mask's voxels, for so many subjects: all fit into memory

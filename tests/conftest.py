@@ -66,3 +66,22 @@ def s3() -> Iterator[dict[str, Any]]:
         "virtual_hosted_style_request": False,
     }
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def kernel_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Jupyter's files go into a folder of their own."""
+    folder = tmp_path_factory.mktemp("jupyter")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
+            monkeypatch.setenv(variable, str(folder / variable.lower()))
+        yield
+
+
+@pytest.fixture(params=["s3", "memory"])
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A place of its own, by obstore and by fsspec, and the options that it needs."""
+    if request.param == "s3":
+        yield f"s3://bucket/{tmp_path.name}", request.getfixturevalue("s3")
+    else:
+        yield f"memory://{tmp_path.name}", {}

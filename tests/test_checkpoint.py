@@ -17,6 +17,7 @@ from killed_processes import killed
 from small_cohorts import AFFINE, content
 from voxstack.errors import InputError, StoreError
 from voxstack.inference.checkpoint import Checkpoint
+from voxstack.plan.permutation import Schedule
 from voxstack.store import keys
 from voxstack.store.location import Location
 
@@ -40,9 +41,9 @@ def run(checkpoint: Path | None, n: int = 300, seed: int = 0, **options: Any) ->
 
 
 def make_tasks_small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Windows of 64 relabellings, and batches of 16."""
-    monkeypatch.setattr("voxstack.inference.permute.WINDOW", 64)
-    monkeypatch.setattr("voxstack.plan.PermutationWork.relabellings_per_batch", lambda *_, **__: 16)
+    """Parts of at most 25 voxels, windows of 64 relabellings, and batches of 16."""
+    small = Schedule(part=25, batch=16, window=64)
+    monkeypatch.setattr("voxstack.plan.permutation.PermutationWork.schedule", lambda *_: small)
 
 
 small_tasks = pytest.fixture(autouse=True)(make_tasks_small)

@@ -329,3 +329,32 @@ class TestMistakes:
         succeed(*fit, "--contrast", "age")
         succeed(*fit, "--contrast", "older=2*age", "--overwrite")
         assert vx.open_results(tmp_path / "out" / "results.zarr")["contrast"].values.tolist() == ["older"]
+
+
+class TestTextsOfUsers:
+    """What users call things is printed as it is, not taken for rich's markup or emoji."""
+
+    NAMES = ("[red]age[/red]", "[/]", ":smiley:", "[link=http://x.org]y[/link]")
+
+    def test_of_a_cohort(self, tmp_path: Path) -> None:
+        images = [nib.Nifti1Image(np.random.default_rng(i).random((3, 3, 3), "float32"), np.eye(4)) for i in range(4)]
+        labels = ["[bold]one", "[/x]two", ":warning:", "four[0]"]
+        table = pd.DataFrame({"participant_id": labels, "image": images, "site": list(self.NAMES)})
+        folder = tmp_path / "[blue]study"
+        vx.stack(table, folder / "c.zarr", maps={"effect": "image"})
+        told = succeed("info", folder / "c.zarr")
+        for text in (*labels[:3], *self.NAMES, str(folder)):
+            assert text in told
+
+    def test_of_a_result(self, tmp_path: Path) -> None:
+        cohort = vx.from_arrays({"effect": np.random.default_rng(0).random((6, 3, 3, 3))}, affine=np.eye(4))
+        fit = vx.fit_glm(cohort, "~ 1")
+        vx.save_results(vx.contrast(fit, dict.fromkeys(self.NAMES, "Intercept")), tmp_path / "r.zarr")
+        told = succeed("info", tmp_path / "r.zarr")
+        for text in self.NAMES:
+            assert text in told
+
+    def test_of_the_demo(self, tmp_path: Path) -> None:
+        folder = tmp_path / "[red]demo[/red]"
+        told = succeed("demo", "--subjects", "4", "--output", folder)
+        assert f"Everything is in {folder}" in told.replace("\n", " ")

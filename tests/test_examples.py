@@ -2,9 +2,11 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -120,35 +122,78 @@ def test_simulated_cohort_recovers_its_truth(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Jupyter's files go into a folder of their own."""
-    for variable in ("IPYTHONDIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"):
-        monkeypatch.setenv(variable, str(tmp_path / variable.lower()))
-
-
-@pytest.mark.usefixtures("kernel")
-def test_tour_runs_from_top_to_bottom(tmp_path: Path) -> None:
-    pytest.importorskip("ipykernel")
-    pytest.importorskip("nilearn")
-    nbformat = pytest.importorskip("nbformat")
+def execute(name: str, folder: Path, *, seconds: int) -> Any:
+    """A notebook after it has run in a folder of its own."""
+    for needed in ("ipykernel", "nilearn"):
+        pytest.importorskip(needed)
     nbclient = pytest.importorskip("nbclient")
-    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
-    folder = tmp_path / "work"
+    notebook = saved(name)
     folder.mkdir()
-    nbclient.NotebookClient(notebook, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=seconds, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
 
+
+def saved(name: str) -> Any:
+    """A notebook as it is kept."""
+    nbformat = pytest.importorskip("nbformat")
+    notebook = nbformat.read(EXAMPLES / name, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def kinds(notebook: Any) -> list[list[set[str]]]:
+    """Of each cell the kinds of its outputs."""
+    cells = [cell.get("outputs", []) for cell in notebook.cells]
+    return [[set(output.get("data", [output.get("name")])) for output in outputs] for outputs in cells]
+
+
+@pytest.mark.usefixtures("kernel_folders")
+def test_tour_runs_from_top_to_bottom(tmp_path: Path) -> None:
+    notebook = execute("tour.ipynb", tmp_path / "work", seconds=120)
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output["text"] for output in outputs if output.get("name") == "stderr"]
-    kinds = [kind for output in outputs for kind in output.get("data", {})]
-    assert kinds.count("image/png") == 3
-    assert kinds.count("text/html") >= 4, "datasets and tables show as HTML"
-    assert nib.load(folder / "tour/maps/contrast-age_stat-t_statmap.nii.gz").shape == (46, 55, 46)
+    shown = [kind for output in outputs for kind in output.get("data", {})]
+    assert shown.count("image/png") == 3
+    assert shown.count("text/html") >= 4, "datasets and tables show as HTML"
+    assert nib.load(tmp_path / "work/tour/maps/contrast-age_stat-t_statmap.nii.gz").shape == (46, 55, 46)
 
 
 def test_tour_is_kept_without_outputs() -> None:
-    nbformat = pytest.importorskip("nbformat")
-    notebook = nbformat.read(EXAMPLES / "tour.ipynb", as_version=4)
-    nbformat.validate(notebook)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    cells = [cell for cell in saved("tour.ipynb").cells if cell.cell_type == "code"]
     assert not any(cell.outputs or cell.execution_count for cell in cells)
+
+
+@pytest.mark.usefixtures("kernel_folders")
+def test_cluster_survives_a_kill_and_an_interruption(tmp_path: Path) -> None:
+    """What is found, the kill, the interruption and the equality of bits are asserted in the notebook itself."""
+    notebook = execute("cluster.ipynb", tmp_path / "work", seconds=300)
+    assert kinds(notebook) == kinds(saved("cluster.ipynb")), KEEP
+    assert nib.load(tmp_path / "work/cluster/maps/contrast-age_stat-tfce_desc-fwe_p.nii.gz").shape == (46, 55, 46)
+
+
+KEEP = "run jupyter execute --inplace examples/cluster.ipynb, and look at what it shows"
+
+
+def test_cluster_is_kept_with_the_outputs_of_one_run() -> None:
+    cells = [cell for cell in saved("cluster.ipynb").cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), KEEP
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert {output.output_type for output in outputs} <= {"stream", "display_data", "execute_result"}
+    assert "stderr" not in [output.get("name") for output in outputs]
+    bars = [output.data["text/plain"] for output in outputs if "━" in output.get("data", {}).get("text/html", "")]
+    assert [re.sub(r" .*", "", bar) for bar in bars] == [
+        "simulate", "stack", "compute", "voxels", "maps", "voxels", "maps", "maps",
+    ]  # fmt: skip
+    assert [re.search(r"(in|stopped after) [\d.]+ s", bar)[1] for bar in bars] == 6 * ["in"] + ["stopped after", "in"]
+
+
+def test_cluster_is_kept_without_traces_of_a_machine() -> None:
+    cells = [cell for cell in saved("cluster.ipynb").cells if cell.cell_type == "code"]
+    text = ""
+    for output in [output for cell in cells for output in cell.outputs]:
+        shown = {kind: value for kind, value in output.get("data", {}).items() if not kind.startswith("image/")}
+        text += "\n".join([output.get("text", ""), *shown.values()])
+    assert "http://127.0.0.1:" in text
+    assert not re.findall(r"(?<![\w.:/<])/(?:home|root|tmp|work|usr|opt|var|Users|mnt|private)\b.*|[A-Z]:\\.*", text)
+    assert set(re.findall(r"\b\d+\.\d+\.\d+\.\d+\b", text)) == {"127.0.0.1"}
+    assert not re.search(rf"\b{re.escape(socket.gethostname())}\b", text)

@@ -6,26 +6,26 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import nibabel as nib
 import numpy as np
-import obstore
 import pandas as pd
 import pytest
 from zarr.storage import FsspecStore
 
 import voxstack as vx
+from remote_stores import LOCK, Remote
 from small_cohorts import AFFINE, MAPS, break_inside, content, noise, save
 from voxstack.errors import InputError, StoreError
+from voxstack.store.location import Location
+from voxstack.store.lock import one_writer
 from voxstack.store.writer import write_batch
 
-LOCK = "stack.lock"
 HERE = rf"process {os.getpid()} on {socket.gethostname()}"
 
 
@@ -60,7 +60,7 @@ vx.stack(sys.argv[1], sys.argv[2], maps={"effect": "path"})
                 for options in ({}, {"break_lock": True}, {"overwrite": True}):
                     with pytest.raises(StoreError) as refused:
                         vx.stack(in_memory(2), tmp_path / "c", maps=MAPS, **options)
-                    assert "c is being written by another call of stack" in str(refused.value)
+                    assert "c is being written by another call" in str(refused.value)
                     assert f"process {other.pid} on {socket.gethostname()}" in str(refused.value)
                 with pytest.raises(StoreError, match="stacking was stopped, or is going on"):
                     vx.open_cohort(tmp_path / "c")
@@ -89,46 +89,6 @@ vx.stack(sys.argv[1], sys.argv[2], maps={"effect": "path"})
         (tmp_path / "file").write_text("mine")
         with pytest.raises(StoreError, match=r"file/c cannot be written"):
             vx.stack(in_memory(2), tmp_path / "file" / "c", maps=MAPS)
-
-
-@dataclass
-class Remote:
-    """An object store, looked at without voxstack."""
-
-    root: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def bucket(self) -> Any:
-        return obstore.store.from_url("s3://bucket", **self.options)
-
-    def content(self, url: str) -> dict[str, bytes]:
-        """All keys below a URL."""
-        path = url.partition("://")[2]
-        if url.startswith("memory://"):
-            files = fsspec.filesystem("memory")
-            found = {name: files.cat_file(name) for name in files.find(f"/{path}")}
-            return {name.removeprefix(f"/{path}/"): held for name, held in found.items()}
-        prefix = path.removeprefix("bucket/")
-        found = {meta["path"]: bytes(obstore.get(self.bucket(), meta["path"]).bytes())
-                 for batch in obstore.list(self.bucket(), prefix) for meta in batch}  # fmt: skip
-        return {name.removeprefix(f"{prefix}/"): held for name, held in found.items()}
-
-    def put(self, url: str, key: str, held: bytes) -> None:
-        path = f"{url.partition('://')[2]}/{key}"
-        if url.startswith("memory://"):
-            fsspec.filesystem("memory").pipe_file(f"/{path}", held)
-        else:
-            obstore.put(self.bucket(), path.removeprefix("bucket/"), held)
-
-    def lock(self, url: str) -> dict[str, Any]:
-        told: dict[str, Any] = json.loads(self.content(url)[LOCK])
-        return told
-
-    def leave_lock(self, url: str, *, silent: float) -> dict[str, Any]:
-        """What a run that gave its last sign of life so many seconds ago has left."""
-        told = {"run": "0" * 32, "host": "node-17", "process": 4711, "beat": time.time() - silent}
-        self.put(url, LOCK, json.dumps(told).encode())
-        return told
 
 
 @pytest.fixture(params=["memory", "s3"])
@@ -166,7 +126,7 @@ class TestObjectStore:
 
         def second() -> None:
             told.append(remote.lock(url))
-            with pytest.raises(StoreError, match=rf"being written by another call of stack, {HERE}.*0 seconds ago"):
+            with pytest.raises(StoreError, match=rf"being written by another call, {HERE}.*0 seconds ago"):
                 self.stack(remote, in_memory(2))
             assert remote.lock(url) == told[0]
 
@@ -215,7 +175,7 @@ class TestObjectStore:
     def test_a_lock_that_cannot_be_read_holds_too(self, tmp_path: Path, held: bytes) -> None:
         remote = Remote(f"memory://{tmp_path.name}")
         remote.put(f"{remote.root}/c", LOCK, held)
-        with pytest.raises(StoreError, match=r"another call of stack may be writing.*break_lock=True"):
+        with pytest.raises(StoreError, match=r"another call may be writing.*break_lock=True"):
             self.stack(remote, in_memory(3))
         assert self.stack(remote, in_memory(3), break_lock=True).sizes["subject"] == 3
 
@@ -246,6 +206,30 @@ class TestObjectStore:
         np.testing.assert_array_equal(cohort["effect"].values, noise(5, seed=1))
         self.stack(remote, in_memory(5, seed=1), "alone")
         assert remote.content(f"{remote.root}/c") == remote.content(f"{remote.root}/alone")
+
+
+def test_of_several_that_come_at_once_one_gets_it(s3: dict[str, Any], tmp_path: Path) -> None:
+    for number in range(15):
+        location = Location.of(f"s3://bucket/{tmp_path.name}/{number}", s3)
+        start, held, refused = threading.Barrier(4), [], []
+
+        def come(location: Location = location, start: Any = start, held: Any = held, refused: Any = refused) -> None:
+            start.wait()
+            try:
+                with one_writer(location):
+                    held.append(location)
+                    start.wait(20)  # nobody leaves before all have asked
+            except StoreError:
+                refused.append(location)
+                start.wait(20)
+
+        threads = [threading.Thread(target=come) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert (len(held), len(refused)) == (1, 3)
+        assert Remote("", s3).content(location.url) == {}
 
 
 class TestHeartbeat:
@@ -342,7 +326,7 @@ class TestStoppedInAnObjectStore:
 
         for place in (url, tmp_path / "c") if options else ():
             images = [nib.Nifti1Image(volume, AFFINE) for volume in noise(3, (20, 40, 40), seed=1)]
-            stack(place, pd.DataFrame({"participant_id": list("abc"), "path": images}))
+            stack(place, pd.DataFrame({"participant_id": list("abc"), "path": images}), shard=True)
         break_inside(broken)
         with pytest.raises(InputError, match=r"sub-04_effect\.nii\.gz"):
             stack(url, table, **options)
@@ -350,7 +334,7 @@ class TestStoppedInAnObjectStore:
         assert LOCK not in remote.content(url)
         broken.write_bytes(good)
         cohort = stack(url, table, **options)
-        stack(tmp_path / "c", table, **options)
+        stack(tmp_path / "c", table, **options, **({} if options else {"shard": True}))
         assert remote.content(url) == content(tmp_path / "c")
         np.testing.assert_array_equal(cohort["effect"].values[-5:], volumes)
 

@@ -1,5 +1,6 @@
 """The memory plan of permutation tests: what fits is run, what does not is refused, and the command line says it."""
 
+from dataclasses import replace
 from heapq import heappop, heappush
 from pathlib import Path
 
@@ -14,28 +15,46 @@ import voxstack as vx
 from random_cohorts import cohort_of
 from voxstack.cli import cli
 from voxstack.errors import InputError
-from voxstack.plan import PROCESS, PermutationWork
+from voxstack.plan import PROCESS, Means
+from voxstack.plan.permutation import PermutationWork, Schedule
 
 GIB = 2**30
 
 
+def work_of(n: int, voxels: int, *, whole: bool, number: int = 10**6, hypotheses: int = 1) -> PermutationWork:
+    blocks = tuple(min(32**3, voxels - first) for first in range(0, voxels, 32**3))
+    share = 1.0 if whole else 0.01
+    return PermutationWork(blocks, n, 4, 64 * 32**3 * 4, number, hypotheses, 1, share, available=False)
+
+
 @given(
-    n=st.integers(5, 5000),
+    n=st.integers(5, 100_000),
     voxels=st.integers(1000, 300_000),
     whole=st.booleans(),
-    memory=st.integers(1, 64),
-    threads=st.integers(1, 16),
+    memory=st.floats(0.5, 64),
+    at_once=st.integers(1, 16),
+    remote=st.booleans(),
 )
-@settings(deadline=None, max_examples=60)
-def test_a_batch_fits_or_is_refused(n: int, voxels: int, whole: bool, memory: int, threads: int) -> None:
-    work = PermutationWork(voxels, min(voxels, 32**3), n, 4, 2, 1, 1.0 if whole else 0.01)
-    batch = work.relabellings_per_batch(10**6, memory=memory * GIB, threads=threads, tasks=threads)
-    if PROCESS + work.needs(batch, threads) <= memory * GIB:
-        work.check(batch, memory=memory * GIB, threads=threads)
-    else:
-        assert batch == 1
+@settings(deadline=None, max_examples=100)
+def test_a_schedule_fits_or_is_refused(
+    n: int, voxels: int, whole: bool, memory: float, at_once: int, remote: bool
+) -> None:
+    work, means = work_of(n, voxels, whole=whole, hypotheses=2), Means(int(memory * GIB), at_once, at_once, remote)
+    if work.peak(Schedule(64, 1), means) > means.memory:
         with pytest.raises(InputError, match=f"{n} subjects and {voxels:,} voxels needs .* GiB"):
-            work.check(batch, memory=memory * GIB, threads=threads)
+            work.schedule(means)
+        return
+    schedule = work.schedule(means)
+    work.check(schedule, means)
+    assert PROCESS + at_once * n * schedule.part * 4 < work.peak(schedule, means) <= means.memory
+
+
+def test_thousands_of_subjects_fit_into_small_workers() -> None:
+    means = Means(int(0.7 * 1.5 * GIB), 1, 2, remote=True)
+    for n in (5000, 40_000):
+        schedule = work_of(n, 200_000, whole=True, number=1000).schedule(means)
+        assert schedule.part >= 32**3 // 32, n
+    assert work_of(500, 200_000, whole=True, number=1000).schedule(means).part == 32**3
 
 
 @given(
@@ -47,10 +66,13 @@ def test_a_batch_fits_or_is_refused(n: int, voxels: int, whole: bool, memory: in
 )
 @settings(deadline=None, max_examples=60)
 def test_no_other_batch_is_much_faster(n: int, number: int, whole: bool, memory: int, tasks: int) -> None:
-    work = PermutationWork(200_000, 32**3, n, 4, 1, 1, 1.0 if whole else 0.01)
+    means = Means(memory * GIB, 1, tasks, remote=False)
+    work = work_of(n, 200_000, whole=whole, number=number)
+    schedule = work.schedule(means)
     # Measured on one core: a voxel of a subject is read in 20 ns; a map takes 0.08 ns a subject, and 60 ns to be
     # enhanced, in double precision; screened in single precision 0.03 ns, and 3 ns.
-    reading, each = 20.0 * n, (0.08 * n + 60) if whole else (0.03 * n + 3)
+    parts = -(-max(work.blocks) // schedule.part)
+    reading, each = 20.0 * n * parts, (0.08 * n + 60) if whole else (0.03 * n + 3)
 
     def takes(size: int) -> float:
         busy = [0.0] * tasks
@@ -58,18 +80,13 @@ def test_no_other_batch_is_much_faster(n: int, number: int, whole: bool, memory:
             heappush(busy, heappop(busy) + reading + each * min(size, number - start))
         return max(busy)
 
-    batch = work.relabellings_per_batch(number, memory=memory * GIB, threads=1, tasks=tasks)
-    fit = [2**k for k in range(13) if PROCESS + work.needs(2**k, 1) <= memory * GIB] or [1]
-    assert takes(batch) <= 1.5 * min(map(takes, fit))
+    fit = [2**k for k in range(13) if work.peak(replace(schedule, batch=2**k), means) <= means.memory] or [1]
+    assert takes(schedule.batch) <= 1.5 * min(map(takes, fit))
 
 
 def test_small_batches_where_reading_costs_little_and_large_ones_where_it_costs_much() -> None:
-    few, many = (
-        PermutationWork(200_000, 32**3, n, 4, 1, 1, 1.0).relabellings_per_batch(
-            10_000, memory=64 * GIB, threads=2, tasks=2
-        )
-        for n in (20, 2000)
-    )
+    means = Means(64 * GIB, 2, 2, remote=False)
+    few, many = (work_of(n, 200_000, whole=True, number=10_000).schedule(means).batch for n in (20, 2000))
     assert few <= 64 < 256 <= many
 
 

@@ -1,6 +1,5 @@
-"""What executes: threads and clusters, lost workers, BLAS threads, block-wise computing, progress."""
+"""What executes: threads and clusters, lost workers, BLAS threads, block-wise computing."""
 
-import io
 import os
 import threading
 import time
@@ -22,7 +21,6 @@ from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
 import voxstack as vx
 from voxstack.errors import InputError, VoxstackError
-from voxstack.progress import track
 from voxstack.run import Task, memory_limit, run, scheduler, thread_count
 
 few = settings(deadline=None, max_examples=15)
@@ -281,28 +279,6 @@ class TestCompute:
     def test_what_is_in_memory_stays_as_it_is(self) -> None:
         cohort = vx.from_arrays({"effect": np.ones((2, 2, 2, 2))}, affine=np.eye(4))
         xr.testing.assert_identical(vx.compute(cohort), cohort)
-
-
-class TestProgress:
-    @pytest.mark.parametrize("visible", [False, True])
-    def test_results_pass_through_and_the_bar_is_on_stderr(
-        self, visible: bool, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        stderr, stdout = io.StringIO(), io.StringIO()
-        monkeypatch.setattr("sys.stderr", stderr)
-        monkeypatch.setattr("sys.stdout", stdout)
-        assert list(track(iter("abc"), total=3, description="stacking", visible=visible)) == ["a", "b", "c"]
-        assert stdout.getvalue() == ""
-        assert ("stacking" in stderr.getvalue()) == visible
-        assert ("3/3" in stderr.getvalue()) == visible
-
-    def test_an_error_ends_the_bar_and_is_passed_on(self) -> None:
-        def broken() -> Iterator[int]:
-            yield 1
-            raise ZeroDivisionError("second")
-
-        with pytest.raises(ZeroDivisionError, match="second"):
-            list(track(broken(), total=3, description="stacking", visible=True))
 
 
 class TestScheduler:

@@ -15,7 +15,7 @@ import voxstack as vx
 from small_cohorts import content
 from voxstack.cli import cli
 from voxstack.events import JsonLines, emit, handling
-from voxstack.provenance import without_secrets
+from voxstack.io.secrets import without_secrets
 
 FIT = ("fit", "cohort.zarr", "--design", "~ age", "--contrast", "age", "--output", "fitted", "--quiet")
 PERMUTE = ("permute", "cohort.zarr", "--design", "~ age", "--contrast", "age", "--permutations", "30",

@@ -60,8 +60,10 @@ def compute(dataset: xr.Dataset | xr.DataArray, *, progress: bool = False) -> xr
     dims = {name: dataset[name].dims for name in lazy}
     regions = _regions(dataset)
     tasks = _region_tasks(xr.Dataset({name: dataset.variables[name] for name in lazy}), list(regions))
-    results = run(tasks, label=str(dataset.attrs.get("kind", "compute")), together=True)
-    for key, block in track(results, total=len(regions), description="compute", visible=progress):
+    label = str(dataset.attrs.get("kind", "compute"))
+    for key, block in track(
+        run(tasks, label=label, together=True), total=len(regions), description="compute", visible=progress
+    ):
         region = regions[cast(Index, key)]
         for name in lazy:
             done[name][tuple(region.get(str(dim), slice(None)) for dim in dims[name])] = block[name]
@@ -89,7 +91,7 @@ def _region_tasks(dataset: xr.Dataset, regions: Sequence[Index]) -> Iterator[Tas
         graph.update(variable.data.__dask_graph__())
     for region in regions:
         keys = {name: _block_keys(v.data, v.dims, region) for name, v in dataset.items()}
-        key = f"block-{tokenize(keys)}"
+        key = f"gather-block-{tokenize(keys)}"
         assembled = (_assembled, list(keys), list(keys.values()))
         yield Task(region, Delayed(key, {key: assembled, **needed_by(graph, list(flatten(list(keys.values()))))}))
 

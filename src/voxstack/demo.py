@@ -13,6 +13,7 @@ from voxstack.errors import VoxstackError
 from voxstack.export.folder import RESULTS, write_folder
 from voxstack.figures.slices import plot_slices
 from voxstack.grid import Grid, at_mm
+from voxstack.io.places import local_folder
 from voxstack.models.contrast import contrast
 from voxstack.models.fit import fit_glm
 from voxstack.simulate import REGIONS, simulate_cohort, true_effects
@@ -113,7 +114,7 @@ def run_demo(folder: str | Path, *, n_subjects: int = 40, seed: int = 0, progres
     """
     if n_subjects < 4:
         raise VoxstackError(f"The demo fits three regressors, so it needs at least 4 subjects, not {n_subjects}.")
-    folder = Path(folder)
+    folder = local_folder(folder, "The demo")
     output = folder / "results"
     seconds: dict[str, float] = {}
     clock = perf_counter()

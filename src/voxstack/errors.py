@@ -37,7 +37,7 @@ def listing(items: Iterable[object], *, most: int = 5) -> str:
 
 @contextmanager
 def writing(place: object, *, kept: str = "") -> Iterator[None]:
-    """Whatever the operating system refuses meanwhile is a `StoreError` that names the place and says what to do.
+    """Whatever is refused meanwhile, by the operating system or an object store, is a `StoreError` with advice.
 
     Parameters
     ----------
@@ -49,5 +49,7 @@ def writing(place: object, *, kept: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = " ".join(filter(None, (kept, "Make room, or choose a place where you may write, and call again.")))
+        remote = "See that it can be reached and that you may write there, and call again."
+        local = "Make room, or choose a place where you may write, and call again."
+        advice = " ".join(filter(None, (kept, remote if "://" in str(place) else local)))
         raise StoreError(f"{place} cannot be written: {error}. {advice}") from error

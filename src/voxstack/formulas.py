@@ -3,7 +3,7 @@
 import ast
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import formulaic
@@ -11,12 +11,19 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from formulaic.errors import DataMismatchWarning, FormulaicError
-from formulaic.transforms import poly
+from formulaic.transforms import TRANSFORMS, poly
+from formulaic.utils.code import sanitize_variable_names
 from numpy.typing import ArrayLike, NDArray
 
 from voxstack.covariates import decode, encode
 from voxstack.errors import DesignError, VoxstackWarning, listing
 from voxstack.schema import covariate_names
+
+_ARITHMETIC = (
+    ast.Expression, ast.Name, ast.Constant, ast.Call, ast.keyword, ast.Attribute, ast.Load, ast.List, ast.Tuple,
+    ast.Dict, ast.BinOp, ast.UnaryOp, ast.BoolOp, ast.Compare, ast.operator, ast.unaryop, ast.boolop, ast.cmpop,
+)  # fmt: skip
+_OF_COLUMNS = frozenset({"clip", "mean", "median", "round", "std", "where"})
 
 
 class Columns(NamedTuple):
@@ -86,13 +93,45 @@ def _parse(text: str, names: Sequence[str]) -> formulaic.SimpleFormula:
         raise DesignError(f"The formula {text!r} cannot be read: {_first_line(error)}") from error
     if not isinstance(formula, formulaic.SimpleFormula):
         raise DesignError(f"The formula {text!r} must have no left-hand side and one part: write '~ age + sex'.")
-    unknown = sorted({str(variable) for variable in formula.required_variables} - set(names))
-    if unknown:
+    for factor in (factor for term in formula for factor in term.factors):
+        if factor.eval_method == factor.EvalMethod.PYTHON:
+            _refuse_code(factor.expr, text, names)
+    _refuse_unknown({str(variable) for variable in formula.required_variables} - set(names), text, names)
+    return formula
+
+
+def _refuse_unknown(unknown: Iterable[str], text: str, names: Sequence[str]) -> None:
+    if unknown := sorted(unknown):
         raise DesignError(
             f"The formula {text!r} uses {listing(unknown)}, but the cohort has no such covariate. "
             f"It has: {listing(names, most=20)}."
         )
-    return formula
+
+
+def _refuse_code(expression: str, text: str, names: Sequence[str]) -> None:
+    """formulaic evaluates Python, and a formula may come from a store of another person: only arithmetic runs."""
+    aliases: dict[str, str] = {}
+    try:
+        tree = ast.parse(sanitize_variable_names(expression, {}, aliases), mode="eval")
+    except SyntaxError as error:
+        raise DesignError(f"The formula {text!r} cannot be read: {_first_line(error)}") from error
+    nodes = list(ast.walk(tree))
+    for node in nodes:
+        if not isinstance(node, _ARITHMETIC) or (isinstance(node, ast.Attribute) and not _is_function(node)):
+            raise DesignError(
+                f"The formula {text!r} has {ast.unparse(node)!r}, which formulas may not do. They may have covariates, "
+                "operators, transforms such as bs(age, df=4), and np.log and its like. Make a column of anything else."
+            )
+    used = {node.id for node in nodes if isinstance(node, ast.Name)}
+    _refuse_unknown(used - set(names) - aliases.keys() - TRANSFORMS.keys(), text, names)
+
+
+def _is_function(node: ast.Attribute) -> bool:
+    """Whether it is NumPy's function of each value or of a column, or a coding of factors."""
+    of = node.value.id if isinstance(node.value, ast.Name) else ""
+    if of == "np":
+        return node.attr in _OF_COLUMNS or isinstance(getattr(np, node.attr, None), np.ufunc)
+    return of == "contr" and not node.attr.startswith("_")
 
 
 def _used(formula: formulaic.SimpleFormula, text: str, names: Sequence[str]) -> list[str]:

@@ -7,50 +7,129 @@ from typing import Literal
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from voxstack import plan
 from voxstack.errors import InputError
-from voxstack.run import share
+from voxstack.plan.permutation import LEAST_SHARE, PermutationWork, Schedule
+from voxstack.run import means
 from voxstack.schema import SPACE, SUBJECT, map_names
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What a cohort needs of memory, in bytes.
+    """What a cohort needs of memory, in bytes, and how work on it is divided.
 
     Attributes
     ----------
-    limit
-        What this process may use, or a thread of each worker of the active client.
-    threads
-        That share it.
+    means
+        Memory and threads that tasks may use, of this process or of each worker of the active client.
+    stacking, fitting, permuting
+        What the tasks of `stack`, a fit with its contrasts and a permutation test have in memory.
     subjects_per_batch
         Subjects that a task of `stack` reads and writes, which are the chunks of the store.
-    relabellings_per_batch
-        Whose whole maps a task of `permutation_test` holds, for statistics that need them.
-    stack, fit, permute
-        The most that stacking, a fit with its contrasts, and a permutation test take: the process itself, data and
-        results.
+    schedule
+        Of the permutation test: voxels and relabellings of a task. None where nothing fits.
     """
 
-    limit: int
-    threads: int
+    means: plan.Means
+    stacking: plan.StackWork
+    fitting: plan.FitWork
+    permuting: PermutationWork
     subjects_per_batch: int
-    relabellings_per_batch: int
-    stack: int
-    fit: int
-    permute: int
+    schedule: Schedule | None
+
+    @property
+    def limit(self) -> int:
+        """Bytes that this process may use, or each worker."""
+        return self.means.memory
+
+    @property
+    def threads(self) -> int:
+        """That share it."""
+        return self.means.at_once
+
+    @property
+    def stack(self) -> int:
+        """The most that stacking takes of a process in which tasks run: the process itself, data and results."""
+        task = self.stacking.needs(self.subjects_per_batch, self.means.threads_each)
+        return plan.PROCESS + (self.means.at_once if self.means.remote else 1) * task
+
+    @property
+    def fit(self) -> int:
+        """The same of a fit and its contrasts."""
+        return self.means.peak(self.fitting.task, results=self.fitting.results)
+
+    @property
+    def permute(self) -> int:
+        """The same of a permutation test."""
+        schedule = self.schedule or Schedule(1, 1)
+        return self.permuting.peak(schedule, self.means)
+
+    @property
+    def relabellings_per_batch(self) -> int:
+        """Whose whole maps a task of `permutation_test` holds, for statistics that need them."""
+        return 0 if self.schedule is None else self.schedule.batch
+
+    def check(self, verb: Literal["fit", "permute"]) -> None:
+        """Raise `InputError`, with the numbers, where a fit or a permutation test does not fit into the memory."""
+        if verb == "fit":
+            self.fitting.check(self.means)
+        else:
+            self.permuting.schedule(self.means)
+
+    def explain(self, verb: Literal["stack", "fit", "permute"]) -> str:
+        """Say how the work of one verb is divided, and what each part needs, a line each."""
+        rows = {"may be used": _told(self.limit) + " " + str(self.means).split(",")[0]}
+        rows |= {"stack": self._explain_stack, "fit": self._explain_fit, "permute": self._explain_permute}[verb]()
+        rows["at most needed"] = f"{_told(getattr(self, verb))}, the process itself ({_told(plan.PROCESS)}) included"
+        if self.means.remote and verb != "stack":
+            results = (self.fitting if verb == "fit" else self.permuting).results
+            rows["here"] = f"{_told(results)} for the results, which this process holds"
+        width = max(map(len, rows))
+        return "\n".join(f"{name:{width}}  {value}" for name, value in rows.items())
+
+    def _explain_stack(self) -> dict[str, str]:
+        size, work = self.subjects_per_batch, self.stacking
+        return {
+            "batches": f"of {size} subjects, one task each",
+            "a task": _told(work.needs(size, self.means.threads_each)),
+        }
+
+    def _explain_fit(self) -> dict[str, str]:
+        work = self.fitting
+        return {
+            "blocks": f"{' x '.join(map(str, work.chunk[1:]))} voxels, {work.chunk[0]} subjects a chunk",
+            "tasks": f"at most {work.tasks:,} that read, {plan.CHUNKS_PER_TASK} chunks each",
+            "a task": _told(work.task),
+        }
+
+    def _explain_permute(self) -> dict[str, str]:
+        work, schedule = self.permuting, self.schedule
+        if schedule is None:
+            return {}
+        rows = {
+            "parts": f"{work.parts(schedule):,} of at most {schedule.part:,} voxels, with {work.n_subjects:,} subjects",
+            "windows": f"of {min(schedule.window, work.n_relabellings):,} relabellings",
+            "tasks": f"{work.tasks(schedule):,}",
+            "a task": _told(work.task(schedule, remote=self.means.remote)),
+            "reads": f"the map {work.rounds(schedule):,} times",
+        }
+        if work.n_statistics:
+            rows["batches"] = f"of {schedule.batch:,} relabellings, for maps"
+        return rows
 
     def __str__(self) -> str:
-        def told(size: int) -> str:
-            return f"{size / 2**30:.2f} GiB"
-
         threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
         return (
-            f"stack {told(self.stack)}, in batches of {self.subjects_per_batch} subjects; fit {told(self.fit)}; "
-            f"permute {told(self.permute)}; "
-            f"{told(self.limit)} may be used by {threads}"
+            f"stack {_told(self.stack)}, in batches of {self.subjects_per_batch} subjects; fit {_told(self.fit)}; "
+            f"permute {_told(self.permute)}; "
+            f"{_told(self.limit)} may be used by {threads}"
         )
+
+
+def _told(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def memory_plan(
@@ -61,18 +140,20 @@ def memory_plan(
     n_maps: int = 1,
     dtype: str = "float32",
     filtered: bool = False,
+    shard: bool = False,
     n_regressors: int = 4,
     n_contrasts: int = 1,
     maps_per_contrast: int = 5,
     missing: Literal["complete", "available"] = "complete",
     mask_voxels: int | None = None,
     statistics: Sequence[str] = ("voxel",),
+    n_permutations: int = 5000,
 ) -> MemoryPlan:
     """Plan the memory of working on a cohort, on the active Dask client or on this process' threads.
 
     That of stacking and fitting does not grow with the number of subjects: a batch of subjects, or a block of voxels of
-    one chunk of subjects, is in memory at a time for each task. A permutation test holds a block of voxels of all
-    subjects.
+    one chunk of subjects, is in memory at a time for each task. A task of a permutation test holds some voxels of all
+    subjects, as many as fit.
 
     Parameters
     ----------
@@ -82,6 +163,8 @@ def memory_plan(
         Number of subjects, voxels along x, y and z, maps of each subject, and type of the stored maps.
     filtered
         Whether `stack` resamples or smooths.
+    shard
+        Whether `stack` writes shards, as it does to object stores.
     n_regressors, n_contrasts
         Of the model.
     maps_per_contrast
@@ -92,6 +175,8 @@ def memory_plan(
         Voxels in the mask; by default those of the cohort's, or all.
     statistics
         Of `permutation_test`; those of clusters with thresholds of p < 0.0025.
+    n_permutations
+        Of `permutation_test`.
 
     Returns
     -------
@@ -114,9 +199,9 @@ def memory_plan(
         chunk = None if first.chunks is None else tuple(max(axis) for axis in first.chunks)
     if n_subjects is None or shape is None or n_subjects < 1 or min(shape) < 1:
         raise InputError("Give a cohort, or its n_subjects and shape=(x, y, z).")
-    means, itemsize = share(), np.dtype(dtype).itemsize
-    stacking = plan.StackWork(shape, itemsize, n_maps, filtered)
-    size = stacking.subjects_per_batch(memory=means.memory, threads=means.threads)
+    given, itemsize = means(), np.dtype(dtype).itemsize
+    stacking = plan.StackWork(shape, itemsize, n_maps, filtered, shard)
+    size = stacking.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)
     if chunk is not None and chunk[0] < n_subjects:  # else the chunks may have room for more subjects than there are
         size = chunk[0]
     x, y, z = plan.voxel_chunks(shape) if chunk is None else chunk[1:]
@@ -124,20 +209,35 @@ def memory_plan(
     fitting = plan.FitWork(
         shape, (size, x, y, z), n_subjects, n_regressors, n_contrasts, maps_per_contrast, available, itemsize
     )
-    if mask_voxels is None:
-        mask_voxels = int(cohort["mask"].sum()) if cohort is not None and "mask" in cohort.coords else math.prod(shape)
+    inside = None if cohort is None or "mask" not in cohort.coords else cohort["mask"].transpose(*SPACE).values
     of_maps = [name for name in statistics if name != "voxel"]
-    share_of_maps = 1.0 if "tfce" in of_maps else plan.LEAST_SHARE
-    permuting = plan.PermutationWork(
-        mask_voxels, min(x * y * z, mask_voxels), n_subjects, itemsize, n_contrasts, len(of_maps), share_of_maps
+    permuting = PermutationWork(
+        blocks=_blocks(inside, shape, (x, y, z), mask_voxels),
+        n_subjects=n_subjects,
+        itemsize=itemsize,
+        chunk=size * x * y * z * itemsize,
+        n_relabellings=n_permutations,
+        n_hypotheses=n_contrasts,
+        n_statistics=len(of_maps),
+        suprathreshold=1.0 if "tfce" in of_maps else LEAST_SHARE,
+        available=available,
     )
-    batch = permuting.relabellings_per_batch(plan.WINDOW, memory=means.memory, threads=means.threads, tasks=means.tasks)
-    return MemoryPlan(
-        means.memory,
-        means.threads,
-        size,
-        batch,
-        plan.PROCESS + stacking.needs(size, means.threads),
-        plan.PROCESS + fitting.needs(means.threads),
-        plan.PROCESS + permuting.needs(batch, means.threads),
-    )
+    try:
+        schedule = permuting.schedule(given)
+    except InputError:
+        schedule = None
+    return MemoryPlan(given, stacking, fitting, permuting, size, schedule)
+
+
+def _blocks(
+    inside: NDArray[np.bool_] | None, shape: tuple[int, int, int], sides: tuple[int, ...], voxels: int | None
+) -> tuple[int, ...]:
+    """Voxels of each block that are in the mask; of a mask that is not known, as if they were in as few as possible."""
+    if inside is None or (voxels is not None and voxels != np.count_nonzero(inside)):
+        number = math.prod(shape) if voxels is None else voxels
+        size = math.prod(sides)
+        return tuple(min(size, number - first) for first in range(0, number, size))
+    for axis, side in enumerate(sides):
+        inside = np.add.reduceat(inside, range(0, shape[axis], side), axis=axis, dtype=np.int64)
+    assert inside is not None
+    return tuple(int(size) for size in inside.ravel() if size)

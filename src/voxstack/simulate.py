@@ -8,13 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pandas as pd
-from dask.delayed import delayed
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from voxstack.errors import InputError, writing
+from voxstack.io.places import local_folder
 from voxstack.progress import track
-from voxstack.run import Task, run
+from voxstack.run import Task, call, run, shared
 
 _FIRST_VOXEL_MM = np.array([-90.0, -126.0, -72.0])
 _LAST_VOXEL_MM = np.array([90.0, 90.0, 108.0])
@@ -114,7 +114,7 @@ def simulate_cohort(
         raise InputError(f"A cohort needs at least one subject, not {n_subjects}.")
     if not 1 <= resolution <= 20:
         raise InputError(f"The resolution must be between 1 and 20 mm, not {resolution:g}.")
-    folder = Path(folder)
+    folder = local_folder(folder, "A simulated cohort")
     with writing(folder):
         (folder / "truth").mkdir(parents=True, exist_ok=True)
         shape, affine = mni_grid(resolution)
@@ -128,10 +128,9 @@ def simulate_cohort(
 
         table = _participants(n_subjects, seed)
         subjects = _Subjects(folder, brain, truth, affine, noise_sd, smoothness_mm / resolution, seed)
-        shared = delayed(subjects, traverse=False)
-        write = delayed(_write_subject, pure=False)
+        known = shared("simulate-truth", subjects)
         tasks = (
-            Task(i, write(shared, i, path, age, sex))
+            Task(i, call("simulate-subject", _write_subject, known, i, path, age, sex))
             for i, (path, age, sex) in enumerate(zip(table["effect_path"], table["age"], table["sex"], strict=True))
         )
         for _ in track(run(tasks, label="simulate"), total=n_subjects, description="simulate", visible=progress):

@@ -18,6 +18,8 @@ from voxstack.cli.stopping import ARGUMENTS, GOING_ON
 from voxstack.errors import writing
 from voxstack.events import Event, JsonLines, collecting, emit, handling
 from voxstack.export.record import write_record
+from voxstack.io.places import Remote
+from voxstack.io.secrets import without_secrets
 from voxstack.run import executing, performance_report, scheduler
 from voxstack.run.schedulers import FORMS
 
@@ -98,7 +100,7 @@ class Record:
         """All that there is to say until now."""
         tasks = [{**event} for event in self._events if event["event"] == "tasks ended"]
         return {
-            "command": ["voxstack", *provenance.without_secrets(self._context.meta.get(ARGUMENTS, []))],
+            "command": ["voxstack", *without_secrets(self._context.meta.get(ARGUMENTS, []))],
             "versions": provenance.record(str(self._context.info_name))["versions"],
             "scheduler": {"kind": self._means.where.partition(":")[0], **executing()},
             "started": self._started.isoformat(timespec="seconds"),
@@ -108,7 +110,7 @@ class Record:
             "incidents": [event for event in self._events if event["event"] != "tasks ended"],
         }
 
-    def write(self, folder: str | Path) -> None:
+    def write(self, folder: Path | Remote) -> None:
         """Into the folder of the results."""
         write_record(folder, self.told())
 

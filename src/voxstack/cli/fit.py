@@ -1,6 +1,6 @@
 """voxstack fit."""
 
-from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -8,9 +8,12 @@ import xarray as xr
 
 from voxstack.cli.computing import Means, computing, running
 from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
+from voxstack.cli.storage import READ
 from voxstack.computation import compute
+from voxstack.export.files import make_folder
 from voxstack.export.folder import write_folder
-from voxstack.export.maps import make_folder, map_file_names
+from voxstack.export.maps import map_file_names
+from voxstack.io.places import place_of
 from voxstack.kernels.pvalues import Alternative
 from voxstack.memory import memory_plan
 from voxstack.models.blueprint import Missing
@@ -21,7 +24,7 @@ from voxstack.store.open import open_cohort
 
 
 @click.command("fit")
-@click.argument("store", type=click.Path(readable=False))
+@click.argument("store", type=READ)
 @modelling
 @click.option("--effect-size", "effect_sizes", type=click.Choice(list(EFFECT_SIZES)), multiple=True,
               help="Write maps of this effect size, too. May be repeated.")  # fmt: skip
@@ -41,19 +44,21 @@ def command(
     effect_sizes: tuple[str, ...],
     confidence: float | None,
     log10_p: bool,
-    folder: Path,
+    folder: str,
     overwrite: bool,
+    storage_options: dict[str, Any] | None,
     means: Means,
 ) -> None:
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
-    check_output(folder, overwrite=overwrite)
+    place = place_of(folder, storage_options)
+    check_output(place, overwrite=overwrite)
     going_on = "Nothing was written: the same command begins anew."
-    with running(means, going_on=going_on) as record, without_empty(folder):
-        cohort = open_cohort(store)
+    with running(means, going_on=going_on) as record, without_empty(place):
+        cohort = open_cohort(store, storage_options=storage_options)
         fit = fit_glm(
             cohort, design, variable=variable, missing=missing, min_subjects=min_subjects, drop_missing=drop_missing,
-            mask=mask,
+            mask=mask, storage_options=storage_options,
         )  # fmt: skip
         lazy = contrast(fit, hypotheses, alternative=alternative, effect_sizes=effect_sizes, confidence=confidence)
         # What cannot be written is found before the work starts.
@@ -69,12 +74,12 @@ def command(
                 missing=missing,
             )
             click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
-        make_folder(folder)
+        make_folder(place)
         result = compute(lazy, progress=not means.quiet)
-        paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
-        record.write(folder)
+        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
+        record.write(place)
     if not means.quiet:
-        click.echo(f"{len(paths)} maps and results.zarr in {folder}")
+        click.echo(f"{len(paths)} maps and results.zarr in {place}")
 
 
 def _tell_design(fit: xr.Dataset) -> None:

@@ -5,37 +5,39 @@ from typing import Any
 
 import click
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
+from voxstack.cli.console import console
 from voxstack.cli.results import store_in
+from voxstack.cli.storage import READ, with_storage_options
 from voxstack.errors import listing
 from voxstack.memory import memory_plan
 from voxstack.store.describe import describe
 
 
 @click.command("info")
-@click.argument("store", type=click.Path(readable=False))
+@click.argument("store", type=READ)
+@with_storage_options
 @click.option("--json", "as_json", is_flag=True, help="As JSON, with everything that the table only sums up.")
-def command(store: str, as_json: bool) -> None:
+def command(store: str, storage_options: dict[str, Any] | None, as_json: bool) -> None:
     """Say what the cohort or result STORE, or the folder of a run, holds."""
-    store = store_in(store)
+    store = store_in(store, storage_options)
     if as_json:
-        click.echo(json.dumps(describe(store), indent=2, ensure_ascii=False))
+        click.echo(json.dumps(describe(store, storage_options=storage_options), indent=2, ensure_ascii=False))
     else:
-        summary(store)
+        summary(store, storage_options)
 
 
-def summary(store: str) -> None:
+def summary(store: str, storage_options: dict[str, Any] | None) -> None:
     """Print a table of what a cohort or result holds."""
-    told = describe(store)
+    told = describe(store, storage_options=storage_options) | {"unit": "objects" if "://" in store else "files"}
     table = Table(title=f"{told['kind']} {store}", show_header=False, title_justify="left")
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     rows = _cohort_rows(told) if told["kind"] == "cohort" else _result_rows(told)
     for name, value in rows.items():
         table.add_row(name, value)
-    Console().print(table)
+    console().print(table)
 
 
 def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
@@ -43,7 +45,9 @@ def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
     chunks, shape = told["chunks"], tuple(told["grid"]["shape"])
     covariates = [f"{name}: {_covariate(one)}" for name, one in told["covariates"].items()]
     dtype, inside = next(iter(told["maps"].values())), told["mask_voxels"]
-    plan = memory_plan(n_subjects=n, shape=shape, n_maps=len(told["maps"]), dtype=dtype, mask_voxels=inside)
+    n_maps, shard = len(told["maps"]), told["shards"] is not None
+    plan = memory_plan(n_subjects=n, shape=shape, n_maps=n_maps, dtype=dtype, mask_voxels=inside, shard=shard)
+    shards = f", in shards of {' x '.join(map(str, told['shards']))}" if shard else ""
     some = coverage["at_least"]
     counts = f"{some['100']:,} of all subjects, {some['90']:,} of 90%, {some['50']:,} of half, {some['1']:,} of any"
     covered = [f"voxels with data: {counts}"]
@@ -58,8 +62,8 @@ def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
         "mask": f"{told['mask_voxels']:,} of {int(np.prod(shape)):,} voxels",
         "coverage": "\n".join(covered),
         "covariates": "\n".join(covariates) or "none",
-        "chunks": f"{' x '.join(map(str, chunks))} (subject, x, y, z)",
-        "size": f"{_size(told['bytes'])} in {told['files']:,} files, {told['compression']:g}:1",
+        "chunks": f"{' x '.join(map(str, chunks))} (subject, x, y, z){shards}",
+        "size": f"{_size(told['bytes'])} in {told['files']:,} {told['unit']}, {told['compression']:g}:1",
         "memory": str(plan),
     }
 
@@ -89,7 +93,10 @@ def _size(size: float) -> str:
 def _result_rows(told: dict[str, Any]) -> dict[str, str]:
     rows = {"grid": _grid(told["grid"]), "mask": f"{told['mask_voxels']:,} voxels"}
     rows |= {name: listing(told[name], most=20) for name in ("contrasts", "regressors") if name in told}
-    rows |= {"maps": ", ".join(told["variables"]), "size": f"{_size(told['bytes'])} in {told['files']:,} files"}
+    rows |= {
+        "maps": ", ".join(told["variables"]),
+        "size": f"{_size(told['bytes'])} in {told['files']:,} {told['unit']}",
+    }
     provenance = told["provenance"]
     shown = ("variable", "formula", "model", "missing", "dropped_subjects")
     return rows | {key.replace("_", " "): str(provenance[key]) for key in shown if key in provenance}

@@ -9,18 +9,20 @@ from typing import Any, TypeVar
 
 import click
 
+from voxstack.cli.storage import READ, with_storage_options
 from voxstack.errors import InputError, StoreError
 from voxstack.export.folder import RESULTS
 from voxstack.export.results import check_target
+from voxstack.io.places import Place
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.store.location import Location
+from voxstack.store.published import ROOT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def modelling(command: Command) -> Command:
     """What `fit` and `permute` share: design, contrasts, map, mask and where the results go."""
-    folder = click.Path(path_type=Path)
     for option in reversed(
         (
             click.option("--design", required=True, metavar="FORMULA", help="Such as '~ age + C(site) * sex'."),
@@ -53,23 +55,24 @@ def modelling(command: Command) -> Command:
                 help="With --missing available: leave out voxels with data of fewer subjects.",
             ),
             click.option("--drop-missing", is_flag=True, help="Leave out subjects without a covariate of the design."),
-            click.option("--mask", type=click.Path(readable=False), help="An image that narrows the cohort's mask."),
+            click.option("--mask", type=READ, help="An image that narrows the cohort's mask."),
             click.option("--alternative", type=click.Choice(ALTERNATIVES), default="two-sided", show_default=True),
             click.option("--log10-p", is_flag=True, help="Write -log10 p in place of p."),
-            click.option("--output", "folder", type=folder, required=True, metavar="DIR"),
+            click.option("--output", "folder", type=READ, required=True, metavar="DIR"),
             click.option("--overwrite", is_flag=True, help="Replace the results of an earlier run in DIR."),
+            with_storage_options,
         )
     ):
         command = option(command)
     return command
 
 
-def check_output(folder: Path, *, overwrite: bool) -> None:
+def check_output(folder: Place, *, overwrite: bool) -> None:
     """Refuse a folder for results that holds other ones, or lies in a store; before any work."""
     check_target(Location.of(folder / RESULTS), overwrite=overwrite)
-    within = Path(os.path.realpath(folder))
+    within = Path(os.path.realpath(folder)) if isinstance(folder, Path) else folder
     for parent in (within, *within.parents):
-        if (parent / "zarr.json").exists():
+        if (parent / ROOT).exists():
             raise StoreError(f"{parent} is a store itself. Choose another folder for the results.")
 
 
@@ -80,13 +83,13 @@ def tell_dropped(dropped: Sequence[str]) -> None:
 
 
 @contextmanager
-def without_empty(folder: Path) -> Iterator[None]:
+def without_empty(folder: Place) -> Iterator[None]:
     """Leave no new folder behind that nothing was written into."""
-    there = folder.exists()
+    new = isinstance(folder, Path) and not folder.exists()
     try:
         yield
     except BaseException:
-        if not there:
+        if new and isinstance(folder, Path):
             with suppress(OSError):
                 folder.rmdir()
         raise

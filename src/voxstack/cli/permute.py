@@ -1,22 +1,23 @@
 """voxstack permute."""
 
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import click
 import xarray as xr
 
 from voxstack.cli.computing import Means, computing, running
 from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
+from voxstack.cli.storage import READ
 from voxstack.design import make_design
+from voxstack.export.files import make_folder
 from voxstack.export.folder import write_folder
-from voxstack.export.maps import make_folder
 from voxstack.inference.exchangeability import Blocks
 from voxstack.inference.hypotheses import Precision, Relabelling
 from voxstack.inference.methods import METHODS
 from voxstack.inference.permute import permutation_test
 from voxstack.inference.results import TailRule
 from voxstack.inference.statistics import STATISTICS, TFCE, VOXEL, Scale
+from voxstack.io.places import place_of
 from voxstack.kernels.pvalues import Alternative
 from voxstack.memory import memory_plan
 from voxstack.models.blueprint import Missing
@@ -24,7 +25,7 @@ from voxstack.store.open import open_cohort
 
 
 @click.command("permute")
-@click.argument("store", type=click.Path(readable=False))
+@click.argument("store", type=READ)
 @modelling
 @click.option("--permutations", type=int, default=5000, show_default=True, metavar="N",
               help="Relabellings, the identity included; all, once, where there are no more.")  # fmt: skip
@@ -36,7 +37,7 @@ from voxstack.store.open import open_cohort
               show_default=True, help="Permute subjects, flip signs, or both.")  # fmt: skip
 @click.option("--blocks", "column", metavar="COLUMN", help="A covariate within whose groups subjects are exchanged.")
 @click.option("--whole-blocks", metavar="COLUMN", help="A covariate whose groups are exchanged as wholes.")
-@click.option("--block-file", type=click.Path(readable=False), metavar="CSV",
+@click.option("--block-file", type=READ, metavar="CSV",
               help="Exchangeability blocks as PALM reads them.")  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--cluster-forming-p", type=float, metavar="P", help="Of one tail, such as 0.001.")
@@ -66,8 +67,9 @@ def command(
     mask: str | None,
     alternative: Alternative,
     log10_p: bool,
-    folder: Path,
+    folder: str,
     overwrite: bool,
+    storage_options: dict[str, Any] | None,
     permutations: int,
     statistics: tuple[str, ...],
     method: str,
@@ -90,15 +92,16 @@ def command(
 ) -> None:
     """Test contrasts by relabelling the subjects of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
-    check_output(folder, overwrite=overwrite)
-    with running(means, going_on=_going_on(checkpoint)) as record, without_empty(folder):
-        cohort = open_cohort(store)
+    place = place_of(folder, storage_options)
+    check_output(place, overwrite=overwrite)
+    with running(means, going_on=_going_on(checkpoint)) as record, without_empty(place):
+        cohort = open_cohort(store, storage_options=storage_options)
         matrix = make_design(cohort, design, drop_missing=drop_missing)
         tell_dropped(matrix.attrs.get("dropped_subjects", []))
         if not means.quiet:
             plan = memory_plan(cohort, n_contrasts=len(hypotheses), statistics=statistics or (VOXEL,))
             click.echo(f"At most {plan.permute / 2**30:.2f} GiB of memory")
-        make_folder(folder)
+        make_folder(place)
         result = permutation_test(
             cohort,
             matrix,
@@ -112,7 +115,7 @@ def command(
             alternative=alternative,
             method=method,
             relabelling=relabelling,
-            blocks=_blocks(column, whole_blocks, block_file),
+            blocks=_blocks(column, whole_blocks, block_file, storage_options),
             seed=seed,
             cluster_forming_p=cluster_forming_p,
             cluster_forming_z=cluster_forming_z,
@@ -124,13 +127,14 @@ def command(
             tail=tail,
             precision=precision,
             checkpoint=checkpoint,
+            storage_options=storage_options,
             progress=not means.quiet,
         )
-        paths = write_folder(result, folder, overwrite=overwrite, log10_p=log10_p)
-        record.write(folder)
+        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
+        record.write(place)
     if not means.quiet:
         _tell(result)
-        click.echo(f"{len(paths)} maps and results.zarr in {folder}")
+        click.echo(f"{len(paths)} maps and results.zarr in {place}")
 
 
 def _tell(result: xr.Dataset) -> None:
@@ -152,10 +156,12 @@ def _going_on(checkpoint: str | None) -> str:
     return f"What was done is in {checkpoint}: the same command goes on from there."
 
 
-def _blocks(column: str | None, whole: str | None, file: str | None) -> str | Blocks | None:
+def _blocks(
+    column: str | None, whole: str | None, file: str | None, storage_options: dict[str, Any] | None
+) -> str | Blocks | None:
     given = [option for option in (column, whole, file) if option is not None]
     if len(given) > 1:
         raise click.UsageError("Give one of --blocks, --whole-blocks and --block-file; a file can hold several levels.")
     if file is not None:
-        return Blocks.read(file)
+        return Blocks.read(file, storage_options=storage_options)
     return column if whole is None else Blocks(whole, whole=True)

@@ -1,20 +1,22 @@
 """What verbs that read a result share: a folder of a run, a store, or a map of another program."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 import xarray as xr
 
+from voxstack.cli.storage import READ, with_storage_options
 from voxstack.errors import InputError
 from voxstack.export.folder import RESULTS
 from voxstack.export.results import open_results
 from voxstack.inference.options import MapKind
 from voxstack.inference.read_map import read_map
 from voxstack.io.atlas import AtlasSpec
+from voxstack.io.places import Remote, place_of
 from voxstack.io.readers import looks_like_image
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.store.published import ROOT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -23,16 +25,17 @@ def reading(command: Command) -> Command:
     """SOURCE and the options that say what a map of another program is."""
     for decorate in reversed(
         (
-            click.argument("source", metavar="DIR|MAP", type=click.Path(readable=False)),
+            click.argument("source", metavar="DIR|MAP", type=READ),
             click.option("--kind", type=click.Choice(get_args(MapKind)),
                          help="What MAP holds; by default what its name says, or z."),
             click.option("--dof", type=float, metavar="N", help="Residual degrees of freedom of MAP, of t and F."),
             click.option("--dof-num", type=int, metavar="N", help="Numerator degrees of freedom of MAP, of F."),
-            click.option("--mask", type=click.Path(readable=False), help="An image of the voxels that were tested."),
+            click.option("--mask", type=READ, help="An image of the voxels that were tested."),
             click.option("--alternative", type=click.Choice(ALTERNATIVES), help="By default that of the result."),
             click.option("--variable", help="Such as z_score, stat or tfce."),
             click.option("--cluster-extent", type=int, default=0, show_default=True, metavar="K",
                          help="Voxels that a cluster must have."),
+            with_storage_options,
             click.option("--quiet", is_flag=True, help="Print nothing."),
         )
     ):  # fmt: skip
@@ -48,6 +51,7 @@ def open_source(
     dof_num: int | None,
     mask: str | None,
     alternative: Alternative | None,
+    storage_options: dict[str, Any] | None,
 ) -> xr.Dataset:
     """The result of a run's folder or of a store, or a map."""
     if looks_like_image(source):
@@ -58,29 +62,31 @@ def open_source(
             dof_num=dof_num,
             mask=mask,
             alternative=alternative or "two-sided",
-            name=Path(source).name.split(".")[0],
+            name=place_of(source).name.split(".")[0],
+            storage_options=storage_options,
         )
     if (kind, dof, dof_num) != (None, None, None):
         raise InputError("--kind, --dof and --dof-num are for a MAP; results say what they are.")
-    return open_folder(source)
+    return open_folder(source, storage_options)
 
 
-def open_folder(folder: str) -> xr.Dataset:
+def open_folder(folder: str, storage_options: dict[str, Any] | None) -> xr.Dataset:
     """The result of a run's folder, or of a store."""
-    return open_results(store_in(folder))
+    return open_results(store_in(folder, storage_options), storage_options=storage_options)
 
 
-def store_in(folder: str) -> str:
+def store_in(folder: str, storage_options: dict[str, Any] | None) -> str:
     """The store of a run's folder, or the path as it is."""
-    results = Path(folder) / RESULTS
+    results = place_of(folder, storage_options) / RESULTS
+    if isinstance(results, Remote):
+        return results.url if (results / ROOT).exists() else folder
     return str(results) if results.exists() else folder
 
 
 def with_atlas(command: Command) -> Command:
     """--atlas and --atlas-names."""
-    path = click.Path(readable=False)
-    names = click.option("--atlas-names", type=path, metavar="TABLE", help="Its columns index and name.")
-    return click.option("--atlas", type=path, metavar="IMAGE", help="Labels of regions.")(names(command))
+    names = click.option("--atlas-names", type=READ, metavar="TABLE", help="Its columns index and name.")
+    return click.option("--atlas", type=READ, metavar="IMAGE", help="Labels of regions.")(names(command))
 
 
 def atlas_of(image: str | None, names: str | None) -> AtlasSpec | None:

@@ -9,14 +9,14 @@ from voxstack.simulate import simulate_cohort
 
 
 @click.command("simulate")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=click.Path())
 @click.option("--subjects", type=int, required=True, help="Number of subjects.")
 @click.option("--resolution", type=float, default=3, show_default=True, help="Voxel size in mm.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
 @computing
-def command(folder: Path, subjects: int, resolution: float, seed: int, means: Means) -> None:
+def command(folder: str, subjects: int, resolution: float, seed: int, means: Means) -> None:
     """Write a simulated cohort of NIfTI files, a participants table and the truth into FOLDER."""
     with running(means, going_on="The same command begins anew."):
         simulate_cohort(folder, n_subjects=subjects, resolution=resolution, seed=seed, progress=not means.quiet)
     if not means.quiet:
-        click.echo(f"{subjects} subjects in {folder}; their table is {folder / 'participants.tsv'}.")
+        click.echo(f"{subjects} subjects in {folder}; their table is {Path(folder) / 'participants.tsv'}.")

@@ -7,13 +7,14 @@ import click
 from voxstack.cli.computing import Means, computing, running
 from voxstack.cli.info import summary
 from voxstack.cli.options import named
+from voxstack.cli.storage import READ, read_options, with_storage_options
 from voxstack.errors import InputError
 from voxstack.store.stack import stack
 
 
 @click.command("stack")
-@click.argument("participants", type=click.Path(readable=False))
-@click.argument("store", type=click.Path(readable=False))
+@click.argument("participants", type=READ)
+@click.argument("store", type=READ)
 @click.option(
     "--map",
     "maps",
@@ -47,6 +48,19 @@ from voxstack.store.stack import stack
 @click.option("--append", is_flag=True, help="Add the subjects to the cohort that is there.")
 @click.option("--overwrite", is_flag=True, help="Replace a cohort that is there, once the new one is whole.")
 @click.option("--break-lock", is_flag=True, help="Go on where a dead run has left its lock in an object store.")
+@click.option(
+    "--shard/--no-shard",
+    default=None,
+    help="Few large objects in place of many small ones, or plain chunks.  [default: shards in object stores]",
+)
+@click.option("--allow-outside", is_flag=True, help="Let values of the table lead a PATTERN out of its folder.")
+@with_storage_options
+@click.option(
+    "--source-options",
+    metavar="FILE",
+    callback=read_options,
+    help="The same for the table, the images and the mask, where these need others than STORE.",
+)
 @computing
 def command(
     participants: str,
@@ -54,6 +68,7 @@ def command(
     maps: tuple[str, ...],
     mask: str,
     smoothing_fwhm: str | None,
+    storage_options: dict[str, Any] | None,
     means: Means,
     **options: Any,
 ) -> None:
@@ -68,11 +83,12 @@ def command(
             maps=named(maps, "--map"),
             mask=_mask(mask),
             smoothing_fwhm=_widths(smoothing_fwhm),
+            storage_options=storage_options,
             progress=not means.quiet,
             **options,
         )
     if not means.quiet:
-        summary(store)
+        summary(store, storage_options)
 
 
 def _mask(text: str) -> str | float:

@@ -1,19 +1,20 @@
 """Clusters as files: a table and an image of their numbers for each contrast."""
 
 import re
-from pathlib import Path
 
 import pandas as pd
 import xarray as xr
 
-from voxstack.errors import InputError, writing
-from voxstack.export.maps import compressed, make_folder
+from voxstack.errors import InputError
+from voxstack.export.files import make_folder, write_files
+from voxstack.export.maps import compressed
 from voxstack.export.nifti import to_nifti
+from voxstack.io.places import Place
 
 TABLE = "clusters.tsv"
 
 
-def write_clusters(table: pd.DataFrame, labels: xr.DataArray, folder: Path) -> list[Path]:
+def write_clusters(table: pd.DataFrame, labels: xr.DataArray, folder: Place) -> None:
     """Write ``clusters.tsv`` and ``contrast-age_desc-clusters_dseg.nii.gz`` of each contrast.
 
     Parameters
@@ -27,13 +28,8 @@ def write_clusters(table: pd.DataFrame, labels: xr.DataArray, folder: Path) -> l
     if len(set(names.values())) < len(names) or not all(names.values()):
         raise InputError("Contrasts differ in no letter or digit, so their files would have one name. Rename them.")
     make_folder(folder)
-    contents = {folder / TABLE: table.to_csv(sep="\t", index=False, na_rep="n/a").encode()}
+    contents: dict[Place, bytes] = {folder / TABLE: table.to_csv(sep="\t", index=False, na_rep="n/a").encode()}
     for name, called in names.items():
         image = compressed(to_nifti(labels.sel(contrast=name)), "clusters")
         contents[folder / f"contrast-{called}_desc-clusters_dseg.nii.gz"] = image
-    with writing(folder):
-        for path, content in contents.items():
-            partial = path.with_name(f"{path.name}.partial")
-            partial.write_bytes(content)
-            partial.replace(path)
-    return list(contents)
+    write_files(contents)

@@ -1,16 +1,30 @@
 """The folder of a run: its maps and its `results.zarr`, which belong together."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import xarray as xr
 
-from voxstack.export.maps import make_folder, remove_maps, staged_maps
-from voxstack.export.results import open_results, save_results
+from voxstack.errors import writing
+from voxstack.export.files import make_folder, staged
+from voxstack.export.maps import contents_of_maps, file_names, places_of_maps
+from voxstack.export.results import check_target, open_results, save_results
+from voxstack.io.places import Remote, place_of
+from voxstack.store.location import Location
+from voxstack.store.published import ROOT
 
 RESULTS = "results.zarr"
 
 
-def write_folder(dataset: xr.Dataset, folder: Path, *, overwrite: bool = False, log10_p: bool = False) -> list[Path]:
+def write_folder(
+    dataset: xr.Dataset,
+    folder: str | Path | Remote,
+    *,
+    overwrite: bool = False,
+    log10_p: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Any]:
     """Write the maps of a computed result and the result itself into a folder.
 
     Parameters
@@ -18,28 +32,55 @@ def write_folder(dataset: xr.Dataset, folder: Path, *, overwrite: bool = False, 
     dataset
         Of `contrast`, `fit_glm` or `permutation_test`.
     folder
-        Made if it is not there.
+        Made if it is not there; or a URL.
     overwrite
         Replace what an earlier run has written there, maps of contrasts that are gone included.
     log10_p
         See `write_maps`.
+    storage_options
+        Credentials and settings for a URL.
 
     Returns
     -------
-    list of Path
+    list of Path, or of str for a URL
         The images.
 
     Raises
     ------
     StoreError
         Results are there that may not be replaced, or the folder cannot be written. All files that were there are as
-        they were then.
+        they were then. Objects at a URL that could not be written to its end may be new ones; `results.zarr`, which
+        marks a run as complete, is not there then.
     """
-    results = folder / RESULTS
-    make_folder(folder)
-    with staged_maps(dataset, folder, log10_p=log10_p) as paths:
-        old = open_results(results) if overwrite and results.exists() else None
-        save_results(dataset, results, overwrite=overwrite)
-    if old is not None:
-        remove_maps(old, folder, keep=paths)
-    return paths
+    place = place_of(folder, storage_options)
+    results = place / RESULTS
+    make_folder(place)
+    old: set[str] = set()
+    if overwrite and (results / ROOT).exists():
+        found = _open(results)
+        old = file_names(found, log10_p=False) | file_names(found, log10_p=True)
+    if isinstance(results, Remote):
+        _put(dataset, results, overwrite=overwrite, log10_p=log10_p)
+    else:
+        with staged(contents_of_maps(dataset, place, log10_p=log10_p)):
+            save_results(dataset, results, overwrite=overwrite)
+    with writing(place):
+        for name in old - file_names(dataset, log10_p=log10_p):
+            (place / name).unlink(missing_ok=True)
+    return places_of_maps(dataset, place, log10_p=log10_p)
+
+
+def _open(results: Path | Remote) -> xr.Dataset:
+    if isinstance(results, Remote):
+        return open_results(results.url, storage_options=results.storage_options)
+    return open_results(results)
+
+
+def _put(dataset: xr.Dataset, results: Remote, *, overwrite: bool, log10_p: bool) -> None:
+    """Nothing is put before all maps are made, and what marks a run as complete, the result's root, comes last."""
+    with writing(results.parent):
+        check_target(Location.of(results), overwrite=overwrite)
+        contents = list(contents_of_maps(dataset, results.parent, log10_p=log10_p))
+        for place, content in contents:
+            place.write_bytes(content)
+        save_results(dataset, results.url, overwrite=overwrite, storage_options=results.storage_options)

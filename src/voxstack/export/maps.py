@@ -3,10 +3,9 @@
 import gzip
 import json
 import re
-from collections.abc import Container, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from uuid import uuid4
+from typing import Any, overload
 
 import nibabel as nib
 import numpy as np
@@ -14,14 +13,41 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack.computation import compute
-from voxstack.errors import InputError, listing, writing
+from voxstack.errors import InputError, listing
+from voxstack.export.files import make_folder, staged
 from voxstack.export.nifti import to_nifti
 from voxstack.export.planned import PlannedMap, planned
+from voxstack.io.places import Place, Remote, place_of
 from voxstack.kernels.pvalues import Alternative, z_to_log10p
 from voxstack.schema import SPACE, validate
 
 
-def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log10_p: bool = False) -> list[Path]:
+@overload
+def write_maps(
+    dataset: xr.Dataset,
+    folder: Path,
+    *,
+    prefix: str = "",
+    log10_p: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Path]: ...
+@overload
+def write_maps(
+    dataset: xr.Dataset,
+    folder: str,
+    *,
+    prefix: str = "",
+    log10_p: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Any]: ...
+def write_maps(
+    dataset: xr.Dataset,
+    folder: str | Path,
+    *,
+    prefix: str = "",
+    log10_p: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
+) -> list[Any]:
     """Write every map of a result as NIfTI, with a JSON sidecar that says what it is.
 
     Parameters
@@ -30,16 +56,19 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
         Of `contrast`, `fit_glm`, `permutation_test`, `threshold` or `true_discovery_proportion`; what is lazy is
         computed, all together.
     folder
-        Made if it is not there. Files of the same name are replaced, once all new ones are written.
+        Folder, made if it is not there, or URL of an object store. Files of the same name are replaced, once all new
+        ones are written; at a URL once all are made, each in one step.
     prefix
         In front of each name, such as ``"task-rest_"``.
     log10_p
         Write -log10 of p-values (``stat-log10p``, or names that end in ``_log10p``) in their place. That of `contrast`
         comes from z, so it is finite where p underflows.
+    storage_options
+        Credentials and settings for a URL.
 
     Returns
     -------
-    list of Path
+    list of Path, or of str for a URL
         The images: ``contrast-age_stat-t_statmap.nii.gz`` (or F), and in place of t ``z``, ``p``, ``effect`` and
         ``variance`` (t contrasts), as well as ``cohensd``, ``partialr2``, ``cilower`` and ``ciupper`` where `contrast`
         was asked for them (all but ``partialr2`` of t contrasts); ``stat-dof_statmap.nii.gz`` where it differs between
@@ -62,45 +91,28 @@ def write_maps(dataset: xr.Dataset, folder: str | Path, *, prefix: str = "", log
         The folder cannot be written; the files that were there are as they were.
     """
     map_file_names(dataset, prefix=prefix, log10_p=log10_p)
-    folder = Path(folder)
-    make_folder(folder)
-    with staged_maps(compute(dataset), folder, prefix=prefix, log10_p=log10_p) as paths:
-        return paths
+    target = place_of(folder, storage_options)
+    make_folder(target)
+    result = compute(dataset)
+    with staged(contents_of_maps(result, target, prefix=prefix, log10_p=log10_p)):
+        pass
+    return places_of_maps(result, target, prefix=prefix, log10_p=log10_p)
 
 
-@contextmanager
-def staged_maps(dataset: xr.Dataset, folder: Path, *, prefix: str = "", log10_p: bool = False) -> Iterator[list[Path]]:
-    """Write the maps of a computed result under other names, and rename them all if what is done meanwhile succeeds."""
-    paths = [folder / name for name in map_file_names(dataset, prefix=prefix, log10_p=log10_p)]
-    staged: dict[Path, Path] = {}
-    try:
-        with writing(folder):
-            for path, one in zip(paths, planned(dataset, log10_p=log10_p), strict=True):
-                for place, content in ((_sidecar_of(path), _sidecar(dataset, one)), (path, _image(dataset, one))):
-                    if place.is_dir():
-                        raise IsADirectoryError(f"{place} is a folder")
-                    staged[place] = place.with_name(f"{place.name}.partial")
-                    staged[place].write_bytes(content)
-        yield paths
-        with writing(folder):
-            for place, partial in staged.items():
-                partial.replace(place)
-    finally:
-        for partial in staged.values():
-            partial.unlink(missing_ok=True)
+def places_of_maps(dataset: xr.Dataset, folder: Place, *, prefix: str = "", log10_p: bool = False) -> list[Any]:
+    """Where the images go: paths, or URLs as texts."""
+    names = map_file_names(dataset, prefix=prefix, log10_p=log10_p)
+    return [place.url if isinstance(place, Remote) else place for place in (folder / name for name in names)]
 
 
-def make_folder(folder: Path) -> None:
-    """A folder to write into; `StoreError` where that cannot be, before anything is computed for it."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f"{uuid4().hex}.partial"
-        try:
-            probe.touch()
-        except OSError as error:
-            error.filename = str(folder)  # the name of the probe tells nobody anything
-            raise
-        probe.unlink()
+def contents_of_maps(
+    dataset: xr.Dataset, folder: Place, *, prefix: str = "", log10_p: bool = False
+) -> Iterator[tuple[Place, bytes]]:
+    """The files of a computed result, one by one: each sidecar and its image."""
+    names = map_file_names(dataset, prefix=prefix, log10_p=log10_p)
+    for name, one in zip(names, planned(dataset, log10_p=log10_p), strict=True):
+        yield folder / _sidecar_of(name), _sidecar(dataset, one)
+        yield folder / name, _image(dataset, one)
 
 
 def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = False) -> list[str]:
@@ -125,13 +137,10 @@ def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = Fal
     return names
 
 
-def remove_maps(dataset: xr.Dataset, folder: Path, *, keep: Container[Path]) -> None:
-    """Remove the images and sidecars that `write_maps` wrote of a result, without a prefix, but for some images."""
-    names = {name for log10_p in (False, True) for name in map_file_names(dataset, log10_p=log10_p)}
-    with writing(folder):
-        for name in (name for name in names if folder / name not in keep):
-            (folder / name).unlink(missing_ok=True)
-            _sidecar_of(folder / name).unlink(missing_ok=True)
+def file_names(dataset: xr.Dataset, *, log10_p: bool) -> set[str]:
+    """Of the images and sidecars that `write_maps` writes of a result, without a prefix."""
+    images = map_file_names(dataset, log10_p=log10_p)
+    return {*images, *map(_sidecar_of, images)}
 
 
 def _label(text: str) -> str:
@@ -142,8 +151,8 @@ def _label(text: str) -> str:
     return label
 
 
-def _sidecar_of(image: Path) -> Path:
-    return image.with_name(image.name.removesuffix(".nii.gz") + ".json")
+def _sidecar_of(image: str) -> str:
+    return image.removesuffix(".nii.gz") + ".json"
 
 
 def _sidecar(dataset: xr.Dataset, one: PlannedMap) -> bytes:

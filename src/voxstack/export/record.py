@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from voxstack.errors import writing
-from voxstack.store import keys
-from voxstack.store.location import Location
+from voxstack.export.files import write_files
+from voxstack.io.places import Remote, place_of
 
 RECORD = "provenance.json"
 
 
-def write_record(folder: str | Path, told: Mapping[str, Any], storage_options: Mapping[str, Any] | None = None) -> None:
-    """Write provenance.json beside results, or replace that of an earlier run.
+def write_record(folder: str | Path | Remote, told: Mapping[str, Any]) -> None:
+    """Write provenance.json beside results, or replace that of an earlier run; `StoreError` where that cannot be.
 
     Parameters
     ----------
@@ -21,15 +20,6 @@ def write_record(folder: str | Path, told: Mapping[str, Any], storage_options: M
         Or a URL.
     told
         Plain values.
-    storage_options
-        Credentials and settings of an object store.
-
-    Raises
-    ------
-    StoreError
-        It cannot be written.
     """
-    location = Location.of(folder, storage_options)
     content = json.dumps(told, indent=2, ensure_ascii=False, default=str) + "\n"
-    with writing(f"{location}/{RECORD}"):
-        keys.put(location.open(read_only=False), {RECORD: content.encode()})
+    write_files({place_of(folder, None) / RECORD: content.encode()})

@@ -1,30 +1,43 @@
 """Results as stores: the same labelled dataset, to be opened again."""
 
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import xarray as xr
+from zarr.abc.store import Store
 
 from voxstack.computation import compute
 from voxstack.errors import InputError, StoreError, writing
-from voxstack.export.maps import make_folder
+from voxstack.export.files import make_folder
 from voxstack.schema import validate
 from voxstack.store import keys
 from voxstack.store.encoding import encode
 from voxstack.store.location import Location
+from voxstack.store.lock import LOCK, Lock, one_writer
 from voxstack.store.open import read
-from voxstack.store.published import ROOT
+from voxstack.store.published import ROOT, Published, key_encoding
+from voxstack.store.standing import sweep
 
 _KINDS = ("contrast", "fit", "permutation", "discoveries")
 
+_UNFINISHED = "results.partial"
+"""A key that is there while a result is written: with it, what is of no result was left by a call that was stopped."""
+
 
 def save_results(
-    dataset: xr.Dataset, store: str | Path, *, overwrite: bool = False, storage_options: Mapping[str, Any] | None = None
+    dataset: xr.Dataset,
+    store: str | Path,
+    *,
+    overwrite: bool = False,
+    break_lock: bool = False,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> None:
     """Save a result, to be opened again by `open_results`.
+
+    It is published by writing its root metadata last: readers see the old result or the new one, and a result that was
+    opened before says that it was replaced.
 
     Parameters
     ----------
@@ -34,15 +47,18 @@ def save_results(
         Folder or URL to write.
     overwrite
         Replace a result that is there, once the new one is whole.
+    break_lock
+        Go on where a run that is dead has left its lock in an object store.
     storage_options
         Credentials and settings of an object store.
 
     Raises
     ------
     StoreError
-        Something is there already, and is no result or `overwrite` is not set; or the place cannot be written. What was
-        there is whole then.
+        Something is there already, and is no result or `overwrite` is not set; another call is writing there; or the
+        place cannot be written. What was there is whole then.
     """
+    # Validate
     validate(dataset, *_KINDS)
     for name in ("contrast", "regressor"):
         if name in dataset.coords and name not in dataset.dims:
@@ -53,33 +69,57 @@ def save_results(
     check_target(location, overwrite=overwrite)
     if location.path is not None:
         make_folder(location.path.parent)
-    content = encode(compute(dataset), {})
-    if location.path is not None:
+
+    # Compute
+    computed = compute(dataset)
+
+    # Conclude
+    with one_writer(location, break_lock=break_lock) as lock:
+        check_target(location, overwrite=overwrite)  # another call may have written there meanwhile
         with writing(location):
-            _replace_folder(location.path.resolve(), content)
-        return
-    target = location.open(read_only=False)
-    keys.delete(target, [ROOT])  # first, so that no reader sees half of it
-    keys.delete_everything(target)
-    keys.put(target, content)
+            _replace(location, computed, lock)
 
 
-def _replace_folder(folder: Path, content: Mapping[str, bytes]) -> None:
-    """Write a store beside another one, and put it in its place when it is whole."""
-    run = uuid4().hex[:8]
-    new, old = (folder.with_name(f"{folder.name}.{run}.{state}") for state in ("partial", "replaced"))
+def _replace(location: Location, dataset: xr.Dataset, lock: Lock) -> None:
+    """Write a result beside the one that is there, under other keys, and remove that when the new one is published."""
+    store = location.open(read_only=False)
+    old = Published.read(store)
+    edition = 0 if old is None else _edition(old) + 1
+    encoding = {str(n): {"chunk_key_encoding": key_encoding(edition, v.ndim)} for n, v in dataset.variables.items()}
+    content = encode(dataset, encoding)
+    _sweep(store, old)
+    names = [] if old is None else [f"{name}/{ROOT}" for name in old.arrays]
+    before = {name: held for name in names if (held := keys.get(store, name)) is not None}
     try:
-        keys.put(Location(str(new)).open(read_only=False), content)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
+        root = content.pop(ROOT)
+        keys.put(store, {_UNFINISHED: b"", **content})
+        lock.check()
+        keys.put(store, {ROOT: root})
     except BaseException:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
+        with suppress(Exception):  # what is left is swept by the next call
+            _take_back(location, store, old, before)
         raise
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left, ignore_errors=True)
+    _sweep(store, Published.read(store))
+
+
+def _edition(published: Published) -> int:
+    """0 or 1, as the chunks of a result have keys."""
+    metadata = next(iter(published.arrays.values()))
+    return int(metadata["chunk_key_encoding"] != key_encoding(0, len(metadata["shape"])))
+
+
+def _sweep(store: Store, published: Published | None) -> None:
+    sweep(store, keep=lambda key: published is not None and published.owns(key))
+
+
+def _take_back(location: Location, store: Store, old: Published | None, before: Mapping[str, bytes]) -> None:
+    """After an error: remove what is of no result, which is the new one unless its root arrived all the same."""
+    now = Published.read(store)
+    _sweep(store, now)
+    if now == old:
+        keys.put(store, {key: held for key, held in before.items() if keys.get(store, key) != held})
+    if now is None and location.path is not None:
+        location.path.rmdir()
 
 
 def check_target(location: Location, *, overwrite: bool) -> None:
@@ -91,8 +131,14 @@ def check_target(location: Location, *, overwrite: bool) -> None:
             return
         if not location.path.is_dir():
             raise StoreError(f"{location} is a file; a result needs a folder. Choose another place.")
-    if location.path is None and not keys.exists(location.open(read_only=True), ROOT):
-        return
+    try:
+        store = location.open(read_only=True)
+        if not keys.exists(store, ROOT):
+            stopped = keys.exists(store, _UNFINISHED)
+            if stopped or keys.some_key(store, but=lambda key: key == LOCK) is None:
+                return
+    except OSError as error:
+        raise StoreError(f"{location} cannot be read: {error}.") from error
     if not overwrite:
         raise StoreError(f"{location} exists already. Choose another place, or replace it with overwrite=True.")
     read(location, _KINDS)  # refuses what is not a result

@@ -1,5 +1,6 @@
 """What all figures need: the libraries that draw, and maps as images."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -9,7 +10,8 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError, VoxstackError
 from voxstack.export.nifti import to_nifti
-from voxstack.io.readers import image_source
+from voxstack.io.places import Remote, located
+from voxstack.io.readers import image_source, read_maps
 from voxstack.schema import SPACE
 
 MNI_CODE = 4
@@ -76,13 +78,23 @@ def colours_of(stat_map: xr.DataArray) -> dict[str, Any]:
 
 def template_for(image: nib.Nifti1Image, background: Any) -> Any:
     """What to draw on: what is given, or nilearn's MNI template for maps in MNI space, or nothing."""
-    if background is not None:
-        image_source(background, "A background").header()  # which is read before anything is drawn
     if background is not None or image.header["sform_code"] != MNI_CODE:
-        return background
+        return background_image(background)
     from nilearn.datasets import load_mni152_template
 
     return load_mni152_template(resolution=2)
+
+
+def background_image(background: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
+    """What nilearn draws on, after a look at its header; at a URL, which nilearn does not read, as an image."""
+    if background is None:
+        return None
+    source = image_source(located(background, storage_options), "A background")
+    header = source.header()
+    if not isinstance(source.image, Remote):
+        return background
+    ((_, values),) = read_maps([source], [header.order])
+    return nib.Nifti1Image(np.asarray(values, dtype=np.float32), header.grid().affine)
 
 
 def label(text: object, most: int = 40) -> str:

@@ -33,7 +33,7 @@ def tally(values: Values, hypothesis: Hypothesis, start: int, stop: int) -> Tall
     there = complete.tally(values[:, whole], hypothesis, start, stop)
     result.stat[whole], result.dof[whole], result.counts[whole] = there.stat, there.dof, there.counts
     result.maxima[:] = _to_z(there.maxima, there.dof[:1] if len(whole) else 1.0, hypothesis)
-    for tile in tiles(len(lacking)):
+    for tile in tiles(len(values), len(lacking)):
         part = _Lacking(values[:, lacking[tile]], hypothesis)
         where = lacking[tile][part.where]
         result.stat[where], result.dof[where] = part.fitted.stat, part.fitted.dof
@@ -55,7 +55,7 @@ def heights(values: Values, hypothesis: Hypothesis, enhancement: Enhancement, st
     found = np.full((max(stop - start, 0), values.shape[1]), np.nan)
     found[:, whole] = complete.heights(values[:, whole], hypothesis, enhancement, start, stop)
     joint = hypothesis.side == "F"
-    for tile in tiles(len(lacking)):
+    for tile in tiles(len(values), len(lacking)):
         part = _Lacking(values[:, lacking[tile]], hypothesis)
         maps = np.empty((len(found), len(part.where)))
         for group, dof in enumerate(part.usual):

@@ -10,12 +10,13 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from zarr.abc.store import Store
 
-from voxstack.errors import InputError, writing
+from voxstack.errors import InputError, StoreError, writing
 from voxstack.store import keys
 from voxstack.store.location import Location
 
@@ -117,14 +118,22 @@ class Checkpoint:
         """What was saved."""
         assert self._store is not None
         name = f"{folder}/{rows.start}-{rows.stop}"
-        content = keys.get(self._store, name) or b""
+        try:
+            content = keys.get(self._store, name) or b""
+        except OSError as error:
+            raise StoreError(f"The checkpoint {self._location} cannot be read: {error}.") from error
         if content[:_DIGEST] != _digest(content[_DIGEST:]):
             what = "is not what was written" if content else "is gone, or empty"
             raise InputError(
                 f"The checkpoint {self._location} is damaged: {name} {what}. Remove that file, and call again."
             )
-        with np.load(BytesIO(content[_DIGEST:]), allow_pickle=False) as arrays:
-            return dict(arrays)
+        try:
+            with np.load(BytesIO(content[_DIGEST:]), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (ValueError, OSError, EOFError, BadZipFile) as error:  # pickled objects among them: they are code
+            raise InputError(
+                f"The checkpoint {self._location} is not one of voxstack: {name} holds no plain arrays ({error})."
+            ) from error
 
     def save(self, folder: str, rows: range, arrays: Arrays) -> None:
         """Keep the result of a task."""

@@ -1,5 +1,6 @@
 """`clusters_table` and `label_clusters`: where a result has its clusters and peaks."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from voxstack.inference.evidence import maps_of
 from voxstack.inference.found_clusters import FoundClusters, find_clusters, make_rule
 from voxstack.inference.options import check_number, check_real
 from voxstack.io.atlas import Atlas, AtlasSpec
+from voxstack.io.places import located
 from voxstack.kernels.peaks import apart, local_maxima
 from voxstack.schema import SPACE
 
@@ -31,6 +33,7 @@ def clusters_table(
     min_distance: float = 8.0,
     peaks: int | None = 4,
     atlas: AtlasSpec | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> pd.DataFrame:
     """Clusters of a result and the peaks in them.
 
@@ -55,6 +58,8 @@ def clusters_table(
         A label image, or an image and a table of its labels (columns ``index`` and ``name``; a DataFrame, a TSV or CSV
         file, a mapping, or a list of names whose positions are the labels): adds the column `region`, the label at each
         peak.
+    storage_options
+        Credentials and settings for the URLs of an atlas.
 
     Returns
     -------
@@ -79,7 +84,7 @@ def clusters_table(
     check_real("min_distance, in mm,", min_distance, 0)
     if peaks is not None:
         check_number("peaks, unless it is None for all of them,", peaks, 1)
-    regions = None if atlas is None else Atlas.of(atlas)
+    regions = None if atlas is None else Atlas.of(located(atlas, storage_options))
     names = [name for name in maps_of(maps) if name in ("p_value", "p_uncorrected") or "_p_fwe" in name]
     there = compute(maps[[*names, *(name for name in ("cluster_extent",) if name in maps)]])
     affine = Grid.from_dataset(maps).affine

@@ -20,7 +20,7 @@ def tally(values: Values, hypothesis: Hypothesis, start: int, stop: int) -> Tall
     v, side = values.shape[1], hypothesis.side
     result, vectors = Tally.empty(v, stop - start), _Vectors(hypothesis, start, stop)
     result.dof[:] = hypothesis.dof
-    for tile in tiles(v):
+    for tile in tiles(*values.shape):
         part = _Part(values[:, tile], hypothesis)
         result.stat[tile], result.observed[tile] = part.stat, part.observed
         if not len(part.known):
@@ -39,7 +39,7 @@ def heights(values: Values, hypothesis: Hypothesis, enhancement: Enhancement, st
     """Maps (b, v) to be enhanced, of relabellings start to stop; NaN where there is nothing to test."""
     v, vectors = values.shape[1], _Vectors(hypothesis, start, stop)
     found = np.full((max(stop - start, 0), v), np.nan)
-    for tile in tiles(v):
+    for tile in tiles(*values.shape):
         part = _Part(values[:, tile], hypothesis)
         ratio = np.empty((len(found), len(part.known)))
         ratio[:1] = part.observed[part.known]  # or what is computed next, where the identity is not among these
@@ -55,7 +55,7 @@ def suprathreshold(
     """Voxels of these maps that reach the cluster-forming threshold."""
     least, side, rank = enhancement.least_ratio(hypothesis), hypothesis.side, hypothesis.rank
     vectors, places, parts = _Vectors(hypothesis, start, stop), [], []
-    for tile in tiles(values.shape[1]):
+    for tile in tiles(*values.shape):
         part = _Part(values[:, tile], hypothesis)
         if not len(part.known):
             continue

@@ -15,6 +15,7 @@ from voxstack.inference.evidence import check_not_thresholded, check_result, z_o
 from voxstack.inference.options import check_choices, check_real
 from voxstack.inference.statistics import check_connectivity
 from voxstack.io.atlas import Atlas, AtlasSpec
+from voxstack.io.places import located
 from voxstack.kernels import clusters, hommel, pvalues
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import TIE, Alternative
@@ -37,6 +38,7 @@ def true_discovery_proportion(
     alternative: Alternative = "greater",
     connectivity: int = 26,
     alpha: float = 0.05,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Lower bounds for the share of truly active voxels in clusters or regions: all-resolution inference.
 
@@ -62,6 +64,8 @@ def true_discovery_proportion(
         Of clusters: 6, 18 or 26 neighbours.
     alpha
         Level, in (0, 1).
+    storage_options
+        Credentials and settings for the URLs of regions and a mask.
 
     Returns
     -------
@@ -99,7 +103,8 @@ def true_discovery_proportion(
     thresholds = np.array(several, dtype=np.float64)
     if "z_score" not in maps and "stat" not in maps:
         raise InputError("The result has no z and no t or F to compute it from: p alone says nothing of the sign.")
-    inside, grid = mask_inside(maps, mask), Grid.from_dataset(maps)
+    regions = located(regions, storage_options)
+    inside, grid = mask_inside(maps, located(mask, storage_options)), Grid.from_dataset(maps)
     given = None if regions is None else _given(regions, maps, grid)
 
     # Compute

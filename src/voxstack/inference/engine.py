@@ -1,12 +1,12 @@
 """All relabellings of all voxels: one schedule for maxima of voxels, one for statistics of whole maps."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from dask.delayed import delayed
+from numpy.typing import NDArray
 
-from voxstack.blocks import Columns
+from voxstack.blocks import Columns, Stored, column_values, stored_fingerprint
 from voxstack.inference.checkpoint import Arrays, Checkpoint, digest, pack, unpack
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.running import Running
@@ -14,7 +14,7 @@ from voxstack.inference.statistics import Enhancement
 from voxstack.inference.tally import Found
 from voxstack.inference.work import largest_of_maps, map_block, tally_block
 from voxstack.progress import track
-from voxstack.run import Task, run
+from voxstack.run import Task, call, run, shared
 
 
 def count_voxels(
@@ -42,12 +42,14 @@ def count_voxels(
         left += [(number, rows) for rows in missing]
     left.sort(key=lambda one: one[1].start)  # all blocks of some relabellings, then of the next ones
     running = Running(hypotheses, [one.maxima for one in found], [rows for _, rows in left])
-    shared, work = delayed(hypotheses, traverse=False), delayed(tally_block, pure=False)
-    tasks = (Task((i, rows), work(blocks[i].values, shared, rows.start, rows.stop)) for i, rows in left)
-    bar = track(
-        run(tasks, label="permute voxels"), total=len(left), description="voxels", visible=progress, note=running.text
+    tested = shared("permute-hypotheses", hypotheses)
+    tasks = (
+        Task((i, rows), call("permute-voxels", tally_block, blocks[i].values, tested, rows.start, rows.stop))
+        for i, rows in left
     )
-    for key, tallies in bar:
+    for key, tallies in track(
+        run(tasks, label="permute voxels"), total=len(left), description="voxels", visible=progress, note=running.text
+    ):
         number, rows = cast("tuple[int, range]", key)
         parts = [tally._asdict() for tally in tallies]
         checkpoint.save(f"voxels/{number}", rows, pack(parts))
@@ -100,8 +102,14 @@ def enhance_maps(
         _put(found, rows, unpack(checkpoint.load("maps", rows), len(hypotheses)))
     tasks = _batches(blocks, hypotheses, enhancement, left)
     running = Running(hypotheses, [one.largest[enhancement.names[-1]] for one in found], left)
-    results = run(tasks, label="permute maps")
-    for key, parts in track(results, total=len(left), description="maps", visible=progress, note=running.text):
+    # A batch has a task for each part of a block: one for each thread keeps all busy, and few maps in memory.
+    for key, parts in track(
+        run(tasks, label="permute maps", ahead=1),
+        total=len(left),
+        description="maps",
+        visible=progress,
+        note=running.text,
+    ):
         rows = cast("range", key)
         checkpoint.save("maps", rows, pack(parts))
         _put(found, rows, parts)
@@ -117,17 +125,22 @@ def _put(found: Sequence[Found], rows: range, parts: Sequence[Arrays]) -> None:
 def _batches(
     blocks: Sequence[Columns], hypotheses: Sequence[Hypothesis], enhancement: Enhancement, batches: Sequence[range]
 ) -> Iterator[Task]:
-    tested, how = delayed(hypotheses, traverse=False), delayed(enhancement, traverse=False)
-    numbers: Any = delayed([block.numbers for block in blocks], traverse=False)
-    maps, largest = delayed(map_block, pure=False), delayed(largest_of_maps, pure=False)
+    tested, how = shared("permute-hypotheses", hypotheses), shared("permute-statistics", enhancement)
+    numbers = shared("permute-places", tuple(block.numbers for block in blocks))
     for rows in batches:
-        pieces = [maps(block.values, tested, how, rows.start, rows.stop) for block in blocks]
-        yield Task(rows, largest(pieces, numbers, tested, how))
+        pieces = [call("permute-maps", map_block, block.values, tested, how, rows.start, rows.stop) for block in blocks]
+        yield Task(rows, call("enhance-maps", largest_of_maps, pieces, numbers, tested, how))
 
 
 def fingerprint(blocks: Sequence[Columns]) -> str:
-    """Of all values of the blocks, which are read for it."""
-    work = delayed(digest, pure=False)
-    tasks = (Task(number, work(block.values)) for number, block in enumerate(blocks))
+    """Of all values of the blocks: of the store that they come from where that tells it, else they are read."""
+    told = stored_fingerprint(blocks)
+    if told is not None:
+        return told
+    tasks = (Task(number, call("fingerprint-block", _digest, block.values)) for number, block in enumerate(blocks))
     found = {int(str(key)): part for key, part in run(tasks, label="fingerprint")}
     return digest(np.array([found[number] for number in range(len(blocks))]), *(block.numbers for block in blocks))
+
+
+def _digest(values: Stored | NDArray[np.floating]) -> str:
+    return digest(column_values(values))

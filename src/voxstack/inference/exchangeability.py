@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxstack.errors import DesignError, InputError, listing
 from voxstack.inference.explanation import Explanation, describe_blocks
+from voxstack.io.places import Place, place_of
 from voxstack.kernels.exchangeability import Tree, tree_of
 from voxstack.kernels.relabel import Kind
 
@@ -69,7 +70,14 @@ class Blocks:
             raise DesignError("With within=False and whole=False nothing could be exchanged. Choose one of them.")
 
     @classmethod
-    def read(cls, path: str | Path, *, within: bool | None = None, whole: bool = False) -> "Blocks":
+    def read(
+        cls,
+        path: str | Path,
+        *,
+        within: bool | None = None,
+        whole: bool = False,
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> "Blocks":
         """Blocks from a file as PALM reads it: whole numbers, one row per subject in order, no header.
 
         Parameters
@@ -78,13 +86,15 @@ class Blocks:
             A text file, with commas or white space between the columns.
         within, whole
             As of `Blocks`, for files of one column.
+        storage_options
+            Credentials and settings for a URL.
 
         Raises
         ------
         InputError
             No such file; what is not a whole number, a row of another length (line and column are named).
         """
-        levels = _read(Path(path))
+        levels = _read(place_of(path, storage_options))
         return cls(levels[:, 0] if levels.shape[1] == 1 else levels, within=within, whole=whole)
 
     def resolve(
@@ -252,9 +262,9 @@ def _plain(label: Any) -> str:
     return str(int(label)) if isinstance(label, float | np.floating) and label == int(label) else str(label)
 
 
-def _read(path: Path) -> NDArray[np.int64]:
+def _read(path: Place) -> NDArray[np.int64]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The block file {path} cannot be read: {error}.") from error
     while lines and not lines[-1].strip():

@@ -19,12 +19,14 @@ from voxstack.kernels.permuted import Side
 from voxstack.kernels.pvalues import Alternative
 from voxstack.kernels.relabel import Kind, Relabellings
 from voxstack.models.blueprint import Cases
-from voxstack.plan import VECTOR_BYTES, WINDOW
+from voxstack.plan.permutation import VECTOR_BYTES, WINDOW, keeps_relabellings
 
 Relabelling = Literal["auto", "permute", "flip", "both"]
 Precision = Literal["mixed", "double"]
 
 Relabelled = tuple[NDArray[np.int32], NDArray[np.int8]]  # permutations and signs, (b, n) each
+
+_MADE = 256  # relabellings at a time
 
 # The window of relabellings that was made last: all blocks of voxels need the same ones.
 _RECENT: WeakKeyDictionary[Relabellings, tuple[int, Relabelled]] = WeakKeyDictionary()
@@ -117,15 +119,25 @@ class Hypothesis:
 
     def _relabelled(self, start: int, stop: int) -> tuple[NDArray[np.integer], NDArray[Any]]:
         """Permutations and signs of relabellings of one window."""
+        if not keeps_relabellings(len(self.partition.model), self.number):
+            return self.relabellings.batch(start, stop)
         window = start // WINDOW
         first, kept = window * WINDOW, _RECENT.get(self.relabellings)
         assert stop <= first + WINDOW, (start, stop)
         if kept is None or kept[0] != window:
-            every, turned = self.relabellings.batch(first, min(first + WINDOW, self.number))
-            kept = window, (every.astype(np.int32), turned)
+            kept = window, _narrow(self.relabellings, first, min(first + WINDOW, self.number))
             _RECENT[self.relabellings] = kept
         permutations, signs = kept[1]
         return permutations[start - first : stop - first], signs[start - first : stop - first]
+
+
+def _narrow(relabellings: Relabellings, start: int, stop: int) -> Relabelled:
+    """Relabellings in as few bytes as they take, without wider ones of more than a few on the way."""
+    parts = []
+    for first in range(start, stop, _MADE):
+        permutations, signs = relabellings.batch(first, min(first + _MADE, stop))
+        parts.append((permutations.astype(np.int32), signs))
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
 """`permutation_test`: p-values from relabelled designs, corrected for all voxels."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
@@ -23,6 +25,7 @@ from voxstack.inference.hypotheses import Hypothesis, Plan, Precision, Relabelli
 from voxstack.inference.options import check_choices, check_number, choose_statistics, choose_threshold
 from voxstack.inference.results import TailRule, assemble
 from voxstack.inference.statistics import TFCE, VOXEL, Enhancement, Scale, check_connectivity
+from voxstack.io.places import located
 from voxstack.kernels.basis import decompose
 from voxstack.kernels.exchangeability import Tree, tree_of
 from voxstack.kernels.pvalues import Alternative
@@ -38,8 +41,8 @@ from voxstack.models.inputs import (
     labels_of,
     mask_inside,
 )
-from voxstack.plan import WINDOW, PermutationWork
-from voxstack.run import share
+from voxstack.plan.permutation import PermutationWork, Schedule
+from voxstack.run import means
 from voxstack.schema import SUBJECT, annotate, covariate_names, map_names
 from voxstack.store.location import Location
 
@@ -96,7 +99,7 @@ def permutation_test(
         their degrees of freedom, are compared by z.
     min_subjects
         Of available cases: voxels with data of fewer subjects are NaN.
-    mask : (x, y, z) bool, path or image
+    mask : (x, y, z) bool, path, URL or image
         Narrows the cohort's mask.
     n_permutations
         Relabellings, the identity included; where there are no more distinct ones, each of them is run once, and the
@@ -143,7 +146,7 @@ def permutation_test(
         Folder or URL that gets the results of tasks as they complete. The same call, after a stop in whatever way, goes
         on from there and gives the same result; one with more relabellings goes further. It is never removed.
     storage_options
-        Credentials and settings of an object store that the checkpoint is in.
+        Credentials and settings for the URLs of the checkpoint and of a mask.
     progress
         Show progress bars.
 
@@ -180,6 +183,7 @@ def permutation_test(
     Nichols (2009), NeuroImage 44:83, for TFCE. Values that are equal but for rounding count as equal.
     """
     # Validate
+    mask = located(mask, storage_options)
     name = choose_map(cohort, variable)
     check_labels(cohort)
     check_choices(
@@ -222,15 +226,15 @@ def permutation_test(
     details = _details(names, tested, matrix, plan, enhancement) | {"variable": name}
 
     # Compute
-    parts = columns(as_blocks(cohort[name]), inside, kept)
-    work, means = _work(parts, cohort[name], hypotheses, enhancement), share()
-    most = max(h.number for h in hypotheses)
-    batch = work.relabellings_per_batch(most, memory=means.memory, threads=means.threads, tasks=means.tasks)
-    work.check(batch, memory=means.memory, threads=means.threads)
-    schedule = {"window": WINDOW, "batch": batch}
-    identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(parts))
+    data, given = as_blocks(cohort[name]), means()
+    whole = columns(data, inside, kept)
+    work = _work(whole, data, hypotheses, enhancement)
+    identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(whole))
     place = None if checkpoint is None else Location.of(checkpoint, storage_options)
-    kept_so_far = Checkpoint.begin(place, identity, schedule)
+    kept_so_far = Checkpoint.begin(place, identity, asdict(work.schedule(given)))
+    schedule = Schedule(**kept_so_far.schedule)
+    work.check(schedule, given)
+    parts = columns(data, inside, kept, most=schedule.part)
     found = count_voxels(parts, hypotheses, kept_so_far, progress=progress)
     if of_maps:
         enhance_maps(parts, hypotheses, found, enhancement, kept_so_far, progress=progress)
@@ -269,11 +273,19 @@ def _details(
 
 
 def _work(
-    parts: Sequence[Columns], data: xr.DataArray, hypotheses: Sequence[Hypothesis], enhancement: Enhancement
+    blocks: Sequence[Columns], data: da.Array, hypotheses: Sequence[Hypothesis], enhancement: Enhancement
 ) -> PermutationWork:
-    sizes, n = [len(part.numbers) for part in parts], len(hypotheses[0].partition.effect)
-    statistics, share_ = len(enhancement.names), enhancement.suprathreshold_share
-    return PermutationWork(sum(sizes), max(sizes), n, data.dtype.itemsize, len(hypotheses), statistics, share_)
+    return PermutationWork(
+        blocks=tuple(len(block.numbers) for block in blocks),
+        n_subjects=len(hypotheses[0].partition.effect),
+        itemsize=data.dtype.itemsize,
+        chunk=math.prod(data.chunksize) * data.dtype.itemsize,
+        n_relabellings=max(h.number for h in hypotheses),
+        n_hypotheses=len(hypotheses),
+        n_statistics=len(enhancement.names),
+        suprathreshold=enhancement.suprathreshold_share,
+        available=hypotheses[0].cases.missing == "available",
+    )
 
 
 def _identity(

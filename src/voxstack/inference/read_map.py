@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from voxstack import provenance
 from voxstack.errors import InputError, VoxstackWarning
 from voxstack.inference.options import MapKind, check_choices, check_number, check_real
+from voxstack.io.places import Place, located
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
 from voxstack.kernels.pvalues import Alternative
@@ -29,13 +31,14 @@ def read_map(
     mask: AnalysisMask | None = None,
     alternative: Alternative = "two-sided",
     name: str = "map",
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Read a statistical map that another program made.
 
     Parameters
     ----------
     image
-        A 3-D image, or its path.
+        A 3-D image, or its path or URL.
     kind
         What it holds: "z", "t", "F" or "p". By default "z", unless the file's name says another one, as those of
         `write_maps` do (``stat-t``, ``stat-F``, ``stat-p``): that one.
@@ -50,6 +53,8 @@ def read_map(
         Of z and t, and what the test of p-values was: "two-sided", "greater" or "less".
     name
         Of the contrast.
+    storage_options
+        Credentials and settings for the URLs of the image and the mask.
 
     Returns
     -------
@@ -62,12 +67,13 @@ def read_map(
     InputError
         No such image or mask, several volumes, no degrees of freedom of t or F, or p-values outside of [0, 1].
     """
-    kind, dof, dof_num = _said(image, kind, dof, dof_num)
+    place, mask = located(image, storage_options), located(mask, storage_options)
+    kind, dof, dof_num = _said(place, kind, dof, dof_num)
     check_choices(kind=kind, alternative=alternative)
     if kind in ("t", "F"):
         check_real(f"dof=, the residual degrees of freedom that a map of {kind} needs,", dof, 0, inside=True)
     check_number("dof_num", dof_num, 1)
-    source = image_source(image, "A map")
+    source = image_source(place, "A map")
     header = source.header()
     ((_, raw),) = read_maps([source], [header.order])
     values = np.asarray(raw, dtype=np.float64)
@@ -113,12 +119,12 @@ def read_map(
 
 
 def _said(
-    image: str | Path | SpatialImage, kind: MapKind | None, dof: float | None, dof_num: int | None
+    image: Place | SpatialImage, kind: MapKind | None, dof: float | None, dof_num: int | None
 ) -> tuple[MapKind, float | None, int]:
     """What is given, completed by what the file's name and its sidecar say."""
     told: dict[str, Any] = {}
-    if isinstance(image, str | Path):
-        path = Path(image)
+    if isinstance(image, Place):
+        path = image
         stem = re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name)
         if kind is None and re.search(r"desc-fwe\w*_(p|log10p)$|log10p", stem):
             raise InputError(f"{path.name} holds corrected or logarithmic p-values, which cannot be tested again.")
@@ -128,7 +134,7 @@ def _said(
         sidecar = path.with_name(f"{stem}.json")
         if kind in ("t", "F") and sidecar.is_file():
             try:
-                told = dict(json.loads(sidecar.read_text(encoding="utf-8")))
+                told = dict(json.loads(sidecar.read_bytes()))
             except ValueError as error:
                 raise InputError(f"{sidecar} is not JSON: {error}") from error
     if dof is None and isinstance(told.get("DegreesOfFreedom"), int | float):

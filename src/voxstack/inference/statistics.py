@@ -18,7 +18,7 @@ from voxstack.kernels.permuted import Float, to_statistic
 from voxstack.kernels.pvalues import TIE
 from voxstack.kernels.suprathreshold import Sides, Suprathreshold
 from voxstack.kernels.z_table import to_z, z_table
-from voxstack.plan import LEAST_SHARE, MAPS_TOGETHER
+from voxstack.plan.permutation import LEAST_SHARE, MAPS_TOGETHER
 
 Scale = Literal["z", "stat"]
 

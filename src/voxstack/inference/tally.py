@@ -8,7 +8,8 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstack.kernels.permuted import VOXELS, Float
+from voxstack.kernels.permuted import Float
+from voxstack.plan.permutation import tile_voxels
 
 Values = NDArray[np.floating]  # of subjects and voxels (n, v), float32 or float64; NaN is missing
 
@@ -69,8 +70,8 @@ class Found:
     largest: dict[str, Float] = field(default_factory=dict)
 
 
-def tiles(v: int) -> Iterator[slice]:
-    """Voxels that are worked on at a time, in parts of much the same size."""
-    number = -(-v // VOXELS)
+def tiles(n: int, v: int) -> Iterator[slice]:
+    """Of v voxels those that are worked on at a time, in parts of much the same size, with values of n subjects."""
+    number = -(-v // tile_voxels(n))
     for first, last in pairwise(k * v // max(number, 1) for k in range(number + 1)):
         yield slice(first, last)

@@ -21,6 +21,7 @@ from voxstack.inference.evidence import (
 )
 from voxstack.inference.options import Correction, check_choices, check_number, check_real
 from voxstack.inference.statistics import check_connectivity
+from voxstack.io.places import located
 from voxstack.kernels import clusters, false_discovery
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import TIE, Alternative, z_to_p
@@ -53,6 +54,7 @@ def threshold(
     cluster_extent: int = 0,
     connectivity: int = 26,
     alternative: Alternative | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Keep what is significant of a result's maps.
 
@@ -70,7 +72,7 @@ def threshold(
         "p_uncorrected", or with "fwe" also "cluster_extent", "cluster_mass", "tfce" and any of the corrected p-values,
         such as "tfce_p_fwe_joint".
     mask
-        Narrows the tested voxels: an image, a path, or an array (x, y, z).
+        Narrows the tested voxels: an image, a path or URL, or an array (x, y, z).
     cluster_extent
         Voxels that a cluster of significant ones must have to be kept; clusters are of one sign each.
     connectivity
@@ -78,6 +80,8 @@ def threshold(
     alternative
         "two-sided", "greater" or "less"; by default that of the result. F has one only, and p-values have theirs. With
         another one, `p_value` of t contrasts is that of the alternative, too.
+    storage_options
+        Credentials and settings for the URL of a mask.
 
     Returns
     -------
@@ -109,6 +113,7 @@ def threshold(
     check_number("cluster_extent, in voxels,", cluster_extent, 0)
     name = choose_variable(maps, variable)
     side = choose_alternative(maps, name, alternative)
+    mask = located(mask, storage_options)
     inside = mask_inside(maps, mask)
 
     # Compute

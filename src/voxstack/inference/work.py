@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from voxstack.blocks import Stored, column_values
 from voxstack.inference.cases import CASES
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import STATISTICS, Enhancement, Maps, Whole
@@ -12,21 +13,28 @@ from voxstack.inference.tally import Tally
 from voxstack.kernels.permuted import Float
 
 
-def tally_block(values: NDArray[np.floating], hypotheses: Sequence[Hypothesis], start: int, stop: int) -> list[Tally]:
+def tally_block(
+    values: Stored | NDArray[np.floating], hypotheses: Sequence[Hypothesis], start: int, stop: int
+) -> list[Tally]:
     """Observed values, maxima and counts of relabellings start to stop.
 
     Parameters
     ----------
     values : (n, v) float32 or float64
-        NaN is missing.
+        Or what they are read by. NaN is missing.
     hypotheses
         Each with as many of these relabellings as it has.
     """
-    return [CASES[one.cases.missing].tally(values, one, start, min(stop, one.number)) for one in hypotheses]
+    columns = column_values(values)
+    return [CASES[one.cases.missing].tally(columns, one, start, min(stop, one.number)) for one in hypotheses]
 
 
 def map_block(
-    values: NDArray[np.floating], hypotheses: Sequence[Hypothesis], enhancement: Enhancement, start: int, stop: int
+    values: Stored | NDArray[np.floating],
+    hypotheses: Sequence[Hypothesis],
+    enhancement: Enhancement,
+    start: int,
+    stop: int,
 ) -> list[Maps]:
     """Maps of relabellings start to stop at one block, for each hypothesis.
 
@@ -37,7 +45,8 @@ def map_block(
     enhancement
         Statistics, and how maps are enhanced.
     """
-    return [_piece(values, one, enhancement, start, min(stop, one.number)) for one in hypotheses]
+    columns = column_values(values)
+    return [_piece(columns, one, enhancement, start, min(stop, one.number)) for one in hypotheses]
 
 
 def _piece(values: NDArray[np.floating], one: Hypothesis, enhancement: Enhancement, start: int, stop: int) -> Maps:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
+from voxstack.io.places import Place, Remote, located
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels.resample import nearest
 
 _ROUNDING = 1e-4  # voxels: coordinates are kept to 1e-4 mm
 
-Labels = pd.DataFrame | str | Path | pd.Series | Mapping[int, str] | Sequence[str]
-AtlasSpec = str | Path | SpatialImage | tuple[str | Path | SpatialImage, Labels]
+Labels = pd.DataFrame | str | Path | Remote | pd.Series | Mapping[int, str] | Sequence[str]
+AtlasImage = str | Path | Remote | SpatialImage
+AtlasSpec = AtlasImage | tuple[AtlasImage, Labels]
 """An image of labels, or the image and a table of their names."""
 
 
@@ -48,6 +51,7 @@ class Atlas:
         if isinstance(spec, tuple) and len(spec) != 2:
             raise InputError("An atlas is an image of labels, or an image and a table of their names.")
         image, table = spec if isinstance(spec, tuple) else (spec, None)
+        names = {} if table is None else _names(located(table, None))
         source = image_source(image, "An atlas")
         header = source.header()
         ((_, raw),) = read_maps([source], [header.order])
@@ -55,7 +59,7 @@ class Atlas:
         values = np.where(np.isnan(values), 0.0, values)
         if not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
             raise InputError(f"The atlas {source.name} has values that are not whole numbers, so they are no labels.")
-        return cls(values.astype(np.int64), header.grid().affine, {} if table is None else _names(table))
+        return cls(values.astype(np.int64), header.grid().affine, names)
 
     def on(self, grid: Grid) -> NDArray[np.int64]:
         """Labels (x, y, z) of the voxels of a grid, by nearest neighbour; `InputError` where none has any."""
@@ -80,9 +84,9 @@ class Atlas:
         return [self.names.get(int(label), str(label)) if label else "" for label in found]
 
 
-def _names(table: Labels) -> dict[int, str]:
-    if isinstance(table, str | Path):
-        table = _read(Path(table))
+def _names(table: Any) -> dict[int, str]:
+    if isinstance(table, Place):
+        table = _read(table)
     if isinstance(table, pd.DataFrame):
         columns: dict[str, Any] = {str(column).lower(): column for column in table.columns}
         if not {"index", "name"} <= set(columns):
@@ -100,10 +104,10 @@ def _names(table: Labels) -> dict[int, str]:
     return {int(label): str(name) for label, name in pairs.items()}
 
 
-def _read(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(f"There is no table of labels {path}.")
+def _read(path: Place) -> pd.DataFrame:
     try:
-        return pd.read_csv(path, sep="\t" if ".tsv" in path.suffixes else ",")
+        return pd.read_csv(BytesIO(path.read_bytes()), sep="\t" if ".tsv" in path.name else ",")
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise InputError(f"There is no table of labels {path}.") from error
     except (ValueError, OSError) as error:  # those of pandas are ValueErrors
         raise InputError(f"The table of labels {path} cannot be read: {error}") from error

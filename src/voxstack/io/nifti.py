@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -26,8 +25,10 @@ from zlib_ng import gzip_ng, zlib_ng
 
 from voxstack.errors import InputError
 from voxstack.io.image import ImageHeader, require_real, volume_index
+from voxstack.io.places import Place
 
 _HEAD = 1024  # bytes, enough for every header
+_LONGEST = 540  # bytes of a header
 _BROKEN: Any = (ImageFileError, HeaderDataError, OverflowError)
 _DAMAGED: Any = zlib_ng.error  # which has no type
 # In the order in which nibabel tries them.
@@ -39,7 +40,7 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _MOST_DEFLATED = 1100  # bytes that deflate can make of one; a larger size is not to be believed
 
 
-def read_header(path: Path) -> ImageHeader:
+def read_header(path: Place) -> ImageHeader:
     """Shape, affine and type of an image, and a check that the file is as long as its header says.
 
     Raises
@@ -51,29 +52,30 @@ def read_header(path: Path) -> ImageHeader:
         return _checked_header(path)
 
 
-def read_volume(path: Path) -> NDArray[Any]:
+def read_volume(path: Place) -> NDArray[Any]:
     """All data of an image, scaled as its header says, in the type that the scaling gives."""
     with _named_errors(path):
         return _whole_image(path)
 
 
-def read_volumes(path: Path, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
+def read_volumes(path: Place, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
     """Some volumes of a 4-D image, in ascending order; the file is gone through once and not held."""
     with _named_errors(path), ExitStack() as stack:
         if _is_single_file(path):
             kind = _single_class(path, _start(path).head)
-            image = kind.from_file_map({"image": FileHolder(filename=str(path), fileobj=_stream(path, stack))})
+            stream = stack.enter_context(_inflating(path))
+            image = kind.from_file_map({"image": FileHolder(filename=str(path), fileobj=stream)})
         else:
             image = _pair(path)
             holder = image.file_map["image"]
-            holder.fileobj = _stream(Path(holder.filename), stack)
+            holder.fileobj = stack.enter_context(_inflating(_beside(path, holder)))
             image = type(image).from_file_map(image.file_map)
         for volume in volumes:
             yield np.asanyarray(image.dataobj[volume_index(image.shape, volume)])
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
+def _named_errors(path: Place) -> Iterator[None]:
     """Whatever goes wrong with a file is an `InputError` that names it."""
     try:
         yield
@@ -93,7 +95,7 @@ def _named_errors(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: its data cannot be read ({error}).") from error
 
 
-def _checked_header(path: Path) -> ImageHeader:
+def _checked_header(path: Place) -> ImageHeader:
     if _is_single_file(path):
         start, data_file = _start(path), path
         told = _single_header(path, start.head)
@@ -101,7 +103,7 @@ def _checked_header(path: Path) -> ImageHeader:
             raise InputError(f"{path}: its data would begin at byte {told.offset}, inside its header.")
     else:
         image = _pair(path)
-        told, data_file = _told(image.header, image.affine), Path(image.file_map["image"].filename)
+        told, data_file = _told(image.header, image.affine), _beside(path, image.file_map["image"])
         if not data_file.is_file():
             raise InputError(f"{path}: its image file {data_file.name} is missing.")
         start = _start(data_file)
@@ -112,11 +114,11 @@ def _checked_header(path: Path) -> ImageHeader:
     return ImageHeader(told.shape, told.affine, told.code)
 
 
-def _whole_image(path: Path) -> NDArray[Any]:
+def _whole_image(path: Place) -> NDArray[Any]:
     if not _is_single_file(path):
         image = _pair(path)
         holder = image.file_map["image"]
-        holder.fileobj = BytesIO(_content(Path(holder.filename)))
+        holder.fileobj = BytesIO(_content(_beside(path, holder)))
         return np.asanyarray(type(image).from_file_map(image.file_map).dataobj)
     content = _content(path)
     # What nibabel does with an image, without the image.
@@ -127,23 +129,30 @@ def _whole_image(path: Path) -> NDArray[Any]:
     return np.asanyarray(apply_read_scaling(raw, told.slope, told.inter))
 
 
-def _pair(path: Path) -> Any:
+def _pair(path: Place) -> Any:
     """A header and image pair with its header read, and its data left alone."""
     if not path.is_file():
         raise InputError(f"{path}: there is no such file.")
     for kind in _PAIRS:
         file_map: Any = kind.filespec_to_file_map(str(path))
-        header_file = Path(file_map["header"].filename)
+        header_file = _beside(path, file_map["header"])
         if not header_file.is_file():
             raise InputError(f"{path}: its header file {header_file.name} is missing.")
         head = _content(header_file)
         if kind.header_class.may_contain_header(head):
             file_map["header"].fileobj = BytesIO(head)
+            if "mat" in file_map and (matrix := _beside(path, file_map["mat"])).is_file():  # an affine of SPM
+                file_map["mat"].fileobj = BytesIO(matrix.read_bytes())
             return kind.from_file_map(file_map)
     raise InputError(f"{path}: not a NIfTI or Analyze image.")
 
 
-def _content(path: Path) -> bytes:
+def _beside(path: Place, holder: FileHolder) -> Place:
+    """The file of a pair that nibabel names."""
+    return path.with_name(str(holder.filename).rpartition(os.sep)[2].rpartition("/")[2])
+
+
+def _content(path: Place) -> bytes:
     content = path.read_bytes()
     if content[:2] != _GZIP_MAGIC:
         return content
@@ -157,18 +166,19 @@ def _content(path: Path) -> bytes:
     return bytes(gzip_ng.decompress(content))  # of several gzip members, or larger than 4 GiB
 
 
-def _stream(path: Path, stack: ExitStack) -> Any:
-    raw = stack.enter_context(path.open("rb"))
-    return stack.enter_context(gzip_ng.GzipNGFile(fileobj=raw)) if _is_gzip(path) else raw
+@contextmanager
+def _inflating(path: Place) -> Iterator[Any]:
+    """The content of a file, to be gone through."""
+    with path.open("rb") as raw:
+        if raw.peek(2)[:2] != _GZIP_MAGIC:
+            yield raw
+            return
+        with gzip_ng.GzipNGFile(fileobj=raw) as stream:
+            yield stream
 
 
-def _is_single_file(path: Path) -> bool:
+def _is_single_file(path: Place) -> bool:
     return path.name.lower().endswith((".nii", ".nii.gz"))
-
-
-def _is_gzip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(2) == _GZIP_MAGIC
 
 
 class _Start(NamedTuple):
@@ -189,22 +199,22 @@ class _Start(NamedTuple):
     is_gzip: bool
 
 
-def _start(path: Path) -> _Start:
-    with path.open("rb") as file:
+def _start(path: Place) -> _Start:
+    with path.open("rb", buffering=0) as file:  # of an object no more is fetched than what is read here
         head = file.read(_HEAD)
-        size = os.fstat(file.fileno()).st_size
+        size = file.seek(0, os.SEEK_END)
         if head[:2] != _GZIP_MAGIC:
             return _Start(head, size, False)
         file.seek(-4, os.SEEK_END)
         (told,) = struct.unpack("<I", file.read(4))
     inflated = zlib_ng.decompressobj(wbits=31).decompress(head, _HEAD)
-    if len(inflated) < _HEAD:  # a small file, or one of several gzip members
-        with gzip_ng.open(path, "rb") as stream:
+    if len(inflated) < _LONGEST:  # a small file, or one of several gzip members
+        with _inflating(path) as stream:
             inflated = stream.read(_HEAD)
     return _Start(bytes(inflated), told, True)
 
 
-def _single_class(path: Path, head: bytes) -> Any:
+def _single_class(path: Place, head: bytes) -> Any:
     for kind, magic, at in ((nib.Nifti1Image, b"n+1\0", 344), (nib.Nifti2Image, b"n+2\0", 4)):
         if head[at : at + 4] == magic and len(head) >= kind.header_class.template_dtype.itemsize:
             return kind
@@ -251,7 +261,7 @@ def _told(header: Any, affine: Any) -> _Told:
     return _Told(shape, dtype, offset, stop, *scaling, np.asarray(affine, float), code, int(header.sizeof_hdr))
 
 
-def _single_header(path: Path, head: bytes) -> _Told:
+def _single_header(path: Place, head: bytes) -> _Told:
     kind = _single_class(path, head).header_class
     return _parsed(kind, head[: kind.template_dtype.itemsize])
 
@@ -264,13 +274,13 @@ def _parsed(kind: Any, head: bytes) -> _Told:
     return _told(header, header.get_best_affine())
 
 
-def _inflated_size(path: Path, told: int, expected: int) -> int:
+def _inflated_size(path: Place, told: int, expected: int) -> int:
     """Size of a gzip file's content; what its last four bytes tell, but for files of several gzip members."""
     if told == expected % 2**32:
         return expected
     size = 0
     try:
-        with gzip_ng.open(path, "rb") as stream:
+        with _inflating(path) as stream:
             while chunk := stream.read(1 << 22):
                 size += len(chunk)
     except (EOFError, OSError, _DAMAGED):

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from voxstack.errors import InputError
 from voxstack.io import nifti
 from voxstack.io.image import ImageHeader, require_real, volume_index
+from voxstack.io.places import Place, Remote, place_of, version_of
 
 
 @dataclass(frozen=True)
@@ -21,16 +22,16 @@ class Reader:
     Attributes
     ----------
     header
-        path -> ImageHeader.
+        place -> ImageHeader. A place is a path, or a `Remote` with the same methods.
     volume
-        path -> all data, as in the file.
+        place -> all data, as in the file.
     volumes
-        (path, volume numbers in ascending order) -> those volumes of a 4-D image, one by one.
+        (place, volume numbers in ascending order) -> those volumes of a 4-D image, one by one.
     """
 
-    header: Callable[[Path], ImageHeader]
-    volume: Callable[[Path], NDArray[Any]]
-    volumes: Callable[[Path, Sequence[int]], Iterator[NDArray[Any]]]
+    header: Callable[[Place], ImageHeader]
+    volume: Callable[[Place], NDArray[Any]]
+    volumes: Callable[[Place, Sequence[int]], Iterator[NDArray[Any]]]
 
 
 _NIFTI = Reader(nifti.read_header, nifti.read_volume, nifti.read_volumes)
@@ -45,7 +46,7 @@ READERS: Mapping[str, Reader] = {
 }
 
 
-def reader_of(path: Path) -> Reader:
+def reader_of(path: Place) -> Reader:
     """The reader of a file, by its ending."""
     name = path.name.lower()
     for suffix, reader in READERS.items():
@@ -66,35 +67,33 @@ class ImageSource:
     Attributes
     ----------
     image
-        Path or in-memory image.
+        Place, or in-memory image.
     volume
         Number of the volume of a 4-D image; None for an image of one map.
     """
 
-    image: Path | SpatialImage
+    image: Place | SpatialImage
     volume: int | None = None
 
     @property
     def name(self) -> str:
         """What to call it in messages."""
-        name = str(self.image) if isinstance(self.image, Path) else "an image in memory"
+        name = str(self.image) if isinstance(self.image, Place) else "an image in memory"
         return name if self.volume is None else f"{name}, volume {self.volume}"
 
-    def fingerprint(self) -> str | None:
+    def version(self) -> str | None:
         """Which file it is and when that was last changed; None for an image in memory, which may change unseen."""
-        if not isinstance(self.image, Path):
+        if not isinstance(self.image, Place):
             return None
         name = self.image.name.removesuffix(".gz")
         pair = [self.image.with_name(f"{name[:-4]}{end}") for end in (".hdr", ".img", ".hdr.gz", ".img.gz")]
         files = [self.image, *(pair if name.lower().endswith((".hdr", ".img")) else [])]
-        stats = [file.stat() for file in files if file.exists()]
-        # A file may be replaced by one of the same size and time, but not without a change of its own status.
-        told = [(stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats]
-        return f"{self.image}, {self.volume}: {told}"
+        told = [version for version in map(version_of, files) if version is not None]
+        return f"{self.image}: {told}"
 
     def header(self) -> ImageHeader:
         """Header of the image; a 4-D image without a `volume` is an error."""
-        if isinstance(self.image, Path):
+        if isinstance(self.image, Place):
             header = reader_of(self.image).header(self.image)
         else:
             told: Any = self.image.header
@@ -112,9 +111,9 @@ class ImageSource:
 
 def image_source(image: Any, what: str) -> ImageSource:
     """An image or its path that a user gives; `InputError`, which says what it was to be, for anything else."""
-    if not isinstance(image, str | Path | SpatialImage):
+    if not isinstance(image, str | Path | Remote | SpatialImage):
         raise InputError(f"{what} is an image or its path, not a {type(image).__name__}.")
-    return ImageSource(Path(image) if isinstance(image, str) else image)
+    return ImageSource(image if isinstance(image, SpatialImage) else place_of(image))
 
 
 def read_maps(
@@ -143,7 +142,7 @@ def read_maps(
         if source.volume is None:
             yield number, _in_order(_single(source.image), orders[number])
         else:
-            key = source.image if isinstance(source.image, Path) else id(source.image)
+            key = source.image if isinstance(source.image, Place) else id(source.image)
             by_image.setdefault(key, []).append(number)
     for numbers in by_image.values():
         numbers.sort(key=lambda number: sources[number].volume or 0)
@@ -152,12 +151,12 @@ def read_maps(
             yield number, _in_order(volume, orders[number])
 
 
-def _single(image: Path | SpatialImage) -> NDArray[Any]:
-    return reader_of(image).volume(image) if isinstance(image, Path) else np.asanyarray(image.dataobj)
+def _single(image: Place | SpatialImage) -> NDArray[Any]:
+    return reader_of(image).volume(image) if isinstance(image, Place) else np.asanyarray(image.dataobj)
 
 
-def _several(image: Path | SpatialImage, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
-    if isinstance(image, Path):
+def _several(image: Place | SpatialImage, volumes: Sequence[int]) -> Iterator[NDArray[Any]]:
+    if isinstance(image, Place):
         return reader_of(image).volumes(image, volumes)
     return (np.asanyarray(image.dataobj[volume_index(image.shape, volume)]) for volume in volumes)
 

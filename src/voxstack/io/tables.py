@@ -14,6 +14,8 @@ import xarray as xr
 from voxstack.covariates import encode, is_plain_text
 from voxstack.covariates import text_array as text_array
 from voxstack.errors import InputError, listing
+from voxstack.io.places import Place, place_of
+from voxstack.io.secrets import StorageOptions
 from voxstack.schema import RESERVED_NAMES
 
 _MISSING = ["", "n/a", "N/A", "NA", "NaN", "nan"]
@@ -23,22 +25,26 @@ _KEYS = frozenset({"zarr.json", "stack.partial", "stack.lock"})  # that a store 
 _LONGEST = 200  # bytes of a name: most file systems take 255
 
 
-def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tuple[pd.DataFrame, Path]:
+def read_participants(
+    participants: pd.DataFrame | str | Path, label: str, storage_options: StorageOptions | None = None
+) -> tuple[pd.DataFrame, Place]:
     """A table of participants indexed by subject label, and the folder that relative paths start from.
 
     Parameters
     ----------
     participants
-        A DataFrame, or the path of a TSV or CSV file (UTF-8, with or without a byte order mark). Empty cells, ``n/a``,
-        ``NA`` and ``NaN`` are missing values; spaces around cells do not count.
+        A DataFrame, or the path or URL of a TSV or CSV file (UTF-8, with or without a byte order mark). Empty cells,
+        ``n/a``, ``NA`` and ``NaN`` are missing values; spaces around cells do not count.
     label
         The column, or the index, that holds the subject labels.
+    storage_options
+        Credentials and settings for a URL.
 
     Returns
     -------
     table : DataFrame
         Indexed by label (str, unique, in the order of the table).
-    folder : Path
+    folder : Path or Remote
         The file's folder; the current one for a DataFrame.
 
     Raises
@@ -47,12 +53,14 @@ def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tu
         No such file or column; labels missing or not unique; no row at all.
     """
     if isinstance(participants, pd.DataFrame):
-        table, folder, name = participants.copy(), Path.cwd(), "The participants table"
+        folder: Place = Path.cwd()
+        table, name = participants.copy(), "The participants table"
     elif not isinstance(participants, str | Path):
         raise InputError(f"participants is a DataFrame or the path of a table, not a {type(participants).__name__}.")
     else:
-        path = Path(participants)
-        table, folder, name = _read_table(path, label), path.absolute().parent, f"The participants table {path}"
+        path = place_of(participants, storage_options)
+        folder = path.absolute().parent if isinstance(path, Path) else path.parent
+        table, name = _read_table(path, label), f"The participants table {path}"
     table.columns = [str(column) for column in table.columns]
     if label not in table.columns:
         if table.index.name != label:
@@ -82,11 +90,9 @@ def read_participants(participants: pd.DataFrame | str | Path, label: str) -> tu
     return table.drop(columns=label).set_index(pd.Index(labels, name=label)), folder
 
 
-def _read_table(path: Path, label: str) -> pd.DataFrame:
+def _read_table(path: Place, label: str) -> pd.DataFrame:
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
-        if not path.is_file():
-            raise InputError(f"There is no participants table {path}{', but a folder' if path.is_dir() else ''}.")
         text = _without_spaces_at_ends(path.read_bytes().decode("utf-8-sig"), separator)
         if "\0" in text:
             raise ValueError("it holds NUL bytes")
@@ -97,6 +103,10 @@ def _read_table(path: Path, label: str) -> pd.DataFrame:
             raise InputError(f"{path} has several columns called {listing(twice)}.")
         _refuse_other_separator(path, names, separator, label)
         return _parsed(text, separator, label)
+    except FileNotFoundError as error:
+        raise InputError(f"There is no participants table {path}.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"There is no participants table {path}, but a folder.") from error
     except OSError as error:
         raise InputError(f"The participants table {path} cannot be read: {error}.") from error
     except InputError:
@@ -136,7 +146,7 @@ def _parsed(text: str, separator: str, label: str) -> pd.DataFrame:
     return table
 
 
-def _refuse_other_separator(path: Path, names: list[str], separator: str, label: str) -> None:
+def _refuse_other_separator(path: Place, names: list[str], separator: str, label: str) -> None:
     if len(names) != 1 or names[0] == label:
         return
     for other, word in _SEPARATORS.items():

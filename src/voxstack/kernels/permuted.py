@@ -23,7 +23,7 @@ Float = NDArray[np.float64]
 Side = Literal["greater", "less", "two-sided", "F"]
 
 _SIDES: dict[Side, int] = {"greater": 0, "less": 1, "two-sided": 2, "F": 3}
-VOXELS, _VECTORS = 2048, 64  # of a tile, whose products (1 MB) stay in cache
+_VECTORS = 64  # of a tile, whose products (1 MB with 2048 voxels) stay in cache
 _LINES = 64  # voxels that are read at a time
 _EPS = float(np.finfo(np.float64).eps)
 FEW_DIGITS = 1e-2  # of a sum of squares of 1: what is left below it is computed from residuals

@@ -1,6 +1,6 @@
 """`fit_glm`: one model, fitted to every voxel of a cohort."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from voxstack.blocks import Reduction, as_blocks, reduce_subjects
 from voxstack.design import Matrix, make_design
 from voxstack.errors import InputError, listing
 from voxstack.grid import Grid
+from voxstack.io.places import located
 from voxstack.kernels.basis import decompose
 from voxstack.models.blueprint import Missing, Model
 from voxstack.models.inputs import (
@@ -39,6 +40,7 @@ def fit_glm(
     min_subjects: int | None = None,
     drop_missing: bool = False,
     mask: AnalysisMask | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """Fit a general linear model to every voxel. Nothing is read until the result is computed.
 
@@ -61,8 +63,10 @@ def fit_glm(
         Leave out the subjects that lack a covariate which the design uses, and list them in the attribute
         "dropped_subjects". By default they are an error. A design that `make_design` made with this option needs no
         second word: the subjects that it lists are left out.
-    mask : (x, y, z) bool, path or image
+    mask : (x, y, z) bool, path, URL or image
         Narrows the cohort's mask; an image is brought to its grid by nearest neighbour.
+    storage_options
+        Credentials and settings for the URL of a mask.
 
     Returns
     -------
@@ -91,6 +95,7 @@ def fit_glm(
     `voxstack.kernels.least_squares` tells how.
     """
     # Validate
+    mask = located(mask, storage_options)
     blueprint = _choose(model, missing)
     name = choose_map(cohort, variable)
     check_labels(cohort)
@@ -108,7 +113,7 @@ def fit_glm(
     setup = blueprint.prepare(matrix.values, cases)
     outputs = {output: _leading_shape(output, len(regressors)) for output in blueprint.maps[missing]}
     arrays = [as_blocks(cohort[name if need == "map" else need]) for need in blueprint.needs]
-    passes = [Reduction(model, stage.partial, stage.combine, stage.finish) for stage in blueprint.passes]
+    passes = [Reduction(f"fit-{model}", stage.partial, stage.combine, stage.finish) for stage in blueprint.passes]
     some, passes = _leave_out(setup, passes, kept)
     maps = reduce_subjects(arrays, passes, some, mask=inside, outputs=outputs, whole=blueprint.subjects == "whole")
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError, InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
+from voxstack.io.places import Place, Remote, place_of
 from voxstack.kernels.basis import Basis
 from voxstack.models.blueprint import Cases, Missing
 from voxstack.schema import SPACE, SUBJECT, map_names
 from voxstack.store.mask import mask_name, mask_on_grid
 
-AnalysisMask = xr.DataArray | NDArray[np.bool_] | str | Path | SpatialImage
+AnalysisMask = xr.DataArray | NDArray[np.bool_] | str | Path | Remote | SpatialImage
 
 
 def labels_of(cohort: xr.Dataset) -> pd.Index:
@@ -57,8 +58,8 @@ IN_MEMORY = ("an image in memory", "an array")
 
 def described_mask(mask: AnalysisMask) -> str:
     """For provenance: a file's name, or what it was."""
-    if isinstance(mask, str | Path | SpatialImage):
-        return mask_name(Path(mask) if isinstance(mask, str) else mask)
+    if isinstance(mask, str | Place | SpatialImage):
+        return mask_name(mask if isinstance(mask, SpatialImage) else place_of(mask))
     return "an array"
 
 
@@ -77,8 +78,8 @@ def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.boo
                 raise InputError(f"A mask has the dimensions x, y and z, not {mask.dims}.")
             # Raises GridMismatch where the lattices differ.
             mask, _ = xr.align(mask.transpose(*SPACE), cohort, join="inner")
-        if isinstance(mask, str | Path | SpatialImage):
-            mask = mask_on_grid(Path(mask) if isinstance(mask, str) else mask, Grid.from_dataset(cohort))
+        if isinstance(mask, str | Place | SpatialImage):
+            mask = mask_on_grid(mask if isinstance(mask, SpatialImage) else place_of(mask), Grid.from_dataset(cohort))
         given = np.asarray(mask)
         if given.shape != inside.shape:
             raise InputError(f"The mask has the shape {given.shape}, the cohort's grid {inside.shape}.")

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -16,12 +16,13 @@ from voxstack import figures
 from voxstack._version import __version__
 from voxstack.computation import compute
 from voxstack.design import make_design
-from voxstack.errors import InputError, VoxstackError, writing
-from voxstack.export.maps import make_folder
+from voxstack.errors import InputError, VoxstackError
+from voxstack.export.files import make_folder, write_files
 from voxstack.export.nifti import to_nifti
-from voxstack.figures.drawing import MNI_CODE, drawn, template_for, title_of, within
+from voxstack.figures.drawing import MNI_CODE, background_image, drawn, template_for, title_of, within
 from voxstack.grid import Grid
 from voxstack.inference.evidence import check_result
+from voxstack.io.places import Remote, located, place_of
 from voxstack.reporting import methods
 from voxstack.reporting.findings import Finding, findings_of
 from voxstack.reporting.volumes import Window, on_grid
@@ -79,13 +80,14 @@ class Section:
 
 def report(
     results: xr.Dataset | Sequence[xr.Dataset],
-    path: str | Path,
+    path: str | Path | Remote,
     *,
     cohort: xr.Dataset | None = None,
     title: str | None = None,
     background: Any = None,
     atlas: Any = None,
-) -> Path:
+    storage_options: Mapping[str, Any] | None = None,
+) -> Any:
     """Write one HTML file about results: it needs no network and no other file.
 
     Parameters
@@ -94,7 +96,7 @@ def report(
         Of `contrast`, `permutation_test`, `threshold` or `read_map`, one or several. What is not thresholded is, at 5%:
         permutation tests by their corrected p-values, others by the false discovery rate.
     path
-        Of the file; one of the same name is replaced.
+        Path or URL of the file; one of the same name is replaced.
     cohort
         That was analysed: adds subjects, covariates, coverage and the design.
     title
@@ -103,10 +105,12 @@ def report(
         Image to draw on, or its path. By default the MNI template for results in MNI space, else nothing.
     atlas
         Adds regions to the tables, as of `clusters_table`.
+    storage_options
+        Credentials and settings for the URLs of the file, the background and the atlas.
 
     Returns
     -------
-    Path
+    Path, or str for a URL
         Of the file.
 
     Raises
@@ -134,8 +138,9 @@ def report(
         check_result(one)
     if cohort is not None and not isinstance(cohort, xr.Dataset):
         raise InputError(f"cohort= is what open_cohort gives, not a {type(cohort).__name__}.")
-    place = Path(path)
+    place = place_of(path, storage_options)
     make_folder(place.parent)
+    background, atlas = background_image(background, storage_options), located(atlas, storage_options)
     several = [compute(one) for one in several]
     sections = [] if cohort is None else [_cohort(cohort, background)]
     volumes: dict[str, Any] = {"backgrounds": [], "maps": []}
@@ -158,11 +163,8 @@ def report(
         style=Markup(_text("page.css")),  # our own text
         script=Markup(_text("page.js")),
     )
-    with writing(place):
-        partial = place.with_name(f"{place.name}.partial")
-        partial.write_text(html, encoding="utf-8")
-        partial.replace(place)
-    return place
+    write_files({place: html.encode()})
+    return place.url if isinstance(place, Remote) else place
 
 
 def _text(name: str) -> str:

@@ -5,21 +5,21 @@ from time import perf_counter
 from typing import Any
 
 from voxstack.events import emit
-from voxstack.run.means import Share, active_client, memory_limit, share, thread_count
+from voxstack.run.means import active_client, means, memory_limit, thread_count
 from voxstack.run.performance import performance_report
 from voxstack.run.schedulers import executing, scheduler
-from voxstack.run.tasks import Task
+from voxstack.run.tasks import Task, call, shared
 from voxstack.run.threads import run_on_threads
 from voxstack.run.visibility import check_visible
 
 __all__ = [
-    "Share", "Task", "check_visible", "executing", "memory_limit", "performance_report", "run", "scheduler", "share",
-    "thread_count",
+    "Task", "call", "check_visible", "executing", "means", "memory_limit", "performance_report", "run", "scheduler",
+    "shared", "thread_count",
 ]  # fmt: skip
 
 
 def run(
-    tasks: Iterable[Task], *, label: str = "tasks", together: bool = False, threads_each: int = 1
+    tasks: Iterable[Task], *, label: str = "tasks", together: bool = False, threads_each: int = 1, ahead: int = 2
 ) -> Iterator[tuple[Hashable, Any]]:
     """Execute tasks and yield (key, result) as each completes, in no particular order.
 
@@ -38,6 +38,8 @@ def run(
         Hand a client all tasks at once: what several of them need is then computed once.
     threads_each
         Threads that each task uses by itself; on a pool of threads so many fewer tasks run at a time.
+    ahead
+        Tasks in flight for each thread.
 
     Raises
     ------
@@ -48,11 +50,11 @@ def run(
     """
     client = active_client()
     if client is None:
-        results = run_on_threads(iter(tasks), max(thread_count() // threads_each, 1))
+        results = run_on_threads(iter(tasks), max(thread_count() // threads_each, 1), ahead)
     else:
         from voxstack.run.cluster import run_on_client
 
-        results = run_on_client(client, iter(tasks), together=together, label=label)
+        results = run_on_client(client, iter(tasks), ahead=None if together else ahead, label=label)
     started, completed = perf_counter(), 0
     try:
         for result in results:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Generator, Hashable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -43,20 +43,34 @@ class Watchdog:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        self._since = monotonic()  # when a worker was last seen to be able to work
+        self._looked = self._since = monotonic()  # and when a worker was last seen to be able to work
         self._seen = False  # whether there ever was one
         self._told = False
+        self._threads = 0
+        self._paused: dict[str, float] = {}  # since when
+
+    def see(self) -> None:
+        """Some worker is able to work, now."""
+        self._since, self._seen, self._told = monotonic(), True, False
+
+    def threads(self) -> int:
+        """Of all workers, as they were a moment ago."""
+        if not self._threads or monotonic() - self._looked > _LOOK:
+            self.look()
+        return self._threads
 
     def look(self) -> None:
-        """Raise `VoxstackError` where no worker has been able to work for too long, or the scheduler is gone."""
-        if self._client.status not in ("running", "connecting"):
-            raise _lost_scheduler()
-        try:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        except (OSError, TimeoutError, RuntimeError) as error:
-            raise _lost_scheduler() from error
-        if any(worker.get("status", "running") == "running" for worker in workers):
-            self._since, self._seen, self._told = monotonic(), True, False
+        """Raise `VoxstackError` where no worker has been able to work for too long, or the scheduler is gone.
+
+        Workers that are seen for the first time are asked whether they run the same code.
+        """
+        workers = _workers(self._client)
+        check_versions(self._client, workers)
+        self._looked, self._threads = monotonic(), sum(worker["nthreads"] for worker in workers.values())
+        paused = [address for address, worker in workers.items() if worker.get("status") == "paused"]
+        self._paused = {address: self._paused.get(address, self._looked) for address in paused}
+        if len(paused) < len(workers):
+            self.see()
             return
         waited, key = monotonic() - self._since, WORKER_TIMEOUT if self._seen else START_TIMEOUT
         if not self._told and waited > min(10.0, timeout(key) / 2):
@@ -64,6 +78,35 @@ class Watchdog:
             emit("no worker", logging.WARNING, paused=len(workers), seconds=round(waited, 1))
         if waited > timeout(key):
             raise VoxstackError(_no_worker(len(workers), self._seen, timeout(key), key))
+
+    def stuck(self) -> list[str]:
+        """Addresses of workers that have been paused for so long that their memory will not become free by itself.
+
+        The tasks that such a worker has been given wait for it, though others have nothing to do.
+        """
+        least = timeout(WORKER_TIMEOUT) / 2
+        return [address for address, since in self._paused.items() if monotonic() - since > least]
+
+
+def _workers(client: Any) -> dict[str, dict[str, Any]]:
+    """What the scheduler says of its workers, by address."""
+    try:
+        if client.status in ("running", "connecting") and client.scheduler is not None:
+            return dict(client.scheduler_info(n_workers=-1)["workers"])
+    except (OSError, TimeoutError, RuntimeError) as error:
+        raise _lost_scheduler() from error
+    raise _lost_scheduler()
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """What a client raises that has no scheduler any more is said in words."""
+    from distributed.client import ClosedClientError, FutureCancelledError
+
+    try:
+        yield
+    except (ClosedClientError, FutureCancelledError) as error:
+        raise _lost_scheduler() from error
 
 
 def _lost_scheduler() -> VoxstackError:
@@ -93,14 +136,15 @@ def _no_worker(paused: int, seen: bool, seconds: float, key: str) -> str:
 def wait_for_worker(client: Any) -> None:
     """Return when the client has a worker; `VoxstackError` where none comes in time."""
     watchdog = Watchdog(client)
-    while not client.nthreads():
-        watchdog.look()
+    while not watchdog.threads():
         with suppress(TimeoutError):
             client.wait_for_workers(1, timeout=_LOOK)
 
 
-def run_on_client(client: Any, tasks: Iterator[Task], *, together: bool, label: str) -> Generator[tuple[Hashable, Any]]:
-    """Yield (key, result) as each completes; twice as many tasks as the workers have threads are in flight.
+def run_on_client(
+    client: Any, tasks: Iterator[Task], *, ahead: int | None, label: str
+) -> Generator[tuple[Hashable, Any]]:
+    """Yield (key, result) as each completes.
 
     Parameters
     ----------
@@ -108,18 +152,16 @@ def run_on_client(client: Any, tasks: Iterator[Task], *, together: bool, label: 
         Of distributed.
     tasks
         Made as they are needed.
-    together
-        All are in flight at once.
+    ahead
+        Tasks in flight for each thread of the workers; None for all at once.
     label
         Of the span of the tasks on the dashboard.
     """
     flight = _Flight(client, label)
     try:
+        flight.look()
         while True:
-            threads = client.nthreads()
-            check_versions(client, threads)
-            room = None if together else max(2 * sum(threads.values()), 2) - len(flight)
-            flight.submit(list(islice(tasks, room if room is None else max(room, 0))))
+            flight.submit(list(islice(tasks, None if ahead is None else flight.room(ahead))))
             if not flight:
                 return
             yield flight.next()
@@ -140,13 +182,21 @@ class _Flight:
     def __len__(self) -> int:
         return len(self._tasks)
 
+    def room(self, ahead: int) -> int:
+        """For more tasks, with so many for each thread of the workers."""
+        return max(ahead * max(self._watchdog.threads(), 1) - len(self), 0)
+
+    def look(self) -> None:
+        """Raise `VoxstackError` where the cluster cannot be worked with."""
+        self._watchdog.look()
+
     def submit(self, tasks: list[Task]) -> None:
         """Hand tasks to the workers."""
         from distributed import span
 
         if not tasks:
             return
-        with span("voxstack", self._label):
+        with _connected(), span("voxstack", self._label):
             futures = self._client.compute([task.work for task in tasks])
         for task, future in zip(tasks, futures, strict=True):
             self._tasks[future.key] = task, future
@@ -160,16 +210,16 @@ class _Flight:
             future = self._patiently(partial(self._finished.get, timeout=_LOOK))
             if future.key not in self._tasks:
                 continue
-            if future.status == "cancelled":
-                raise _lost_scheduler()
-            if future.status == "error" and isinstance(future.exception(), KilledWorker):
-                self._resubmit(future)
-                continue
-            # A worker may be gone with the result, which is then computed again.
-            result = self._patiently(partial(self._result, future))
+            with _connected():
+                if future.status == "error" and isinstance(future.exception(), KilledWorker):
+                    self._resubmit(future)
+                    continue
+                # A worker may be gone with the result, which is then computed again.
+                result = self._patiently(partial(self._result, future))
             task, _ = self._tasks.pop(future.key)
             future.release()
             self._deaths = 0
+            self._watchdog.see()
             return task.key, result
 
     def _result(self, future: Any) -> Any:
@@ -186,17 +236,29 @@ class _Flight:
                 return get()
             except Empty:
                 self._watchdog.look()
+                self._restart(self._watchdog.stuck())
+
+    def _restart(self, stuck: list[str]) -> None:
+        """Have the nannies of workers start them anew."""
+        if not stuck:
+            return
+        self._count_death("worker paused", workers=stuck)
+        with suppress(TimeoutError, ValueError, OSError):  # too slow, without a nanny, or gone by now
+            self._client.restart_workers(stuck, timeout=30)
 
     def _resubmit(self, future: Any) -> None:
+        self._count_death("worker lost", task=str(future.key))
+        future.retry()
+        future.add_done_callback(self._finished.put)
+
+    def _count_death(self, event: str, **fields: Any) -> None:
         self._deaths += 1
-        emit("worker lost", logging.WARNING, task=str(future.key), in_a_row=self._deaths)
+        emit(event, logging.WARNING, **fields, in_a_row=self._deaths)
         if self._deaths > _FRUITLESS_RETRIES:
             raise VoxstackError(
                 f"Workers died {_FRUITLESS_RETRIES} times in a row without completing a task. They probably run out of "
                 "memory: give each worker more, or fewer threads, and call again."
-            ) from future.exception()
-        future.retry()
-        future.add_done_callback(self._finished.put)
+            )
 
     def cancel(self) -> None:
         """Give up what is not done."""

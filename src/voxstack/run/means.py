@@ -1,31 +1,13 @@
 """What tasks may use: the client, if any; threads and memory."""
 
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 import dask
 import psutil
 from dask.system import CPU_COUNT
 
-
-@dataclass(frozen=True)
-class Share:
-    """What a task that can use several threads may use.
-
-    Attributes
-    ----------
-    threads
-        All of this process, since then one task runs at a time; or one, of a Dask worker.
-    memory
-        Bytes.
-    tasks
-        That use one thread each and run at once, on this process or on all workers.
-    """
-
-    threads: int
-    memory: int
-    tasks: int
+from voxstack.plan import Means
 
 
 def active_client() -> Any | None:
@@ -45,15 +27,29 @@ def thread_count() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
-def share() -> Share:
-    """What a task that can use several threads may use: of this process, or of a worker of the active client."""
+def means() -> Means:
+    """What tasks may use: of this process, or of the workers of the active client, the first of which is waited for.
+
+    Of a worker's memory limit that is what Dask lets it fill before it begins to spill.
+    """
     client = active_client()
     if client is None:
-        return Share(thread_count(), memory_limit(), thread_count())
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    shares = [worker["memory_limit"] / worker["nthreads"] for worker in workers if worker["memory_limit"]]
-    memory = int(min(shares)) if shares else int(memory_limit() / thread_count())
-    return Share(1, memory, max(sum(worker["nthreads"] for worker in workers), 1))
+        return Means(memory_limit(), thread_count(), thread_count(), remote=False)
+    from voxstack.run.cluster import wait_for_worker
+
+    wait_for_worker(client)
+    workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
+    limits = {(_usable(worker["memory_limit"]), worker["nthreads"]) for worker in workers}
+    memory, threads = min(limits, key=lambda one: one[0] / one[1])
+    return Means(memory, threads, sum(worker["nthreads"] for worker in workers), remote=True)
+
+
+def _usable(limit: int | None) -> int:
+    """Of a worker's memory."""
+    spill = dask.config.get("distributed.worker.memory.spill", 0.7)
+    unspilt = int((spill or 1) * limit) if limit else int(memory_limit())
+    configured = dask.config.get("voxstack.memory-limit", None)
+    return unspilt if configured is None else min(unspilt, memory_limit())
 
 
 def memory_limit() -> int:

@@ -12,13 +12,13 @@ from voxstack.run.blas import one_blas_thread
 from voxstack.run.tasks import Task
 
 
-def run_on_threads(tasks: Iterator[Task], n_threads: int) -> Generator[tuple[Hashable, Any]]:
-    """Yield (key, result) as each completes; twice as many tasks as threads are in flight."""
+def run_on_threads(tasks: Iterator[Task], n_threads: int, ahead: int) -> Generator[tuple[Hashable, Any]]:
+    """Yield (key, result) as each completes; so many tasks for each thread are in flight."""
     with one_blas_thread, ThreadPoolExecutor(n_threads, thread_name_prefix="voxstack") as pool:
         in_flight: dict[Future[Any], Task] = {}
         try:
             while True:
-                while len(in_flight) < 2 * n_threads and (task := next(tasks, None)) is not None:
+                while len(in_flight) < ahead * n_threads and (task := next(tasks, None)) is not None:
                     in_flight[pool.submit(_compute, task.work)] = task
                 if not in_flight:
                     return

@@ -12,14 +12,13 @@ from uuid import uuid4
 
 import numpy as np
 import xarray as xr
-from dask.delayed import delayed
 from zarr.abc.store import Store
 
 from voxstack.errors import VoxstackWarning, writing
 from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
-from voxstack.run import Task, check_visible, run, share
+from voxstack.run import Task, call, check_visible, means, run
 from voxstack.schema import COUNTS, SPACE, SUBJECT, map_names
 from voxstack.store import layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
@@ -30,7 +29,7 @@ from voxstack.store.mask import Mask, choose_mask, mask_name
 from voxstack.store.open import open_cohort
 from voxstack.store.placing import Placed
 from voxstack.store.preparation import Preparation, mask_digest
-from voxstack.store.published import Editions, Published, chunk_keys
+from voxstack.store.published import Chunking, Editions, Published, chunk_keys
 from voxstack.store.standing import Goal, Standing, sweep
 from voxstack.store.unfinished import FOLDER, Marks, Plan, has_marks
 from voxstack.store.writer import Batch, Buffers, write_batch
@@ -54,6 +53,8 @@ class Request:
         How images become maps.
     mask, fraction
         The mask as the user gave it, and the fraction of subjects that must have data.
+    sharded
+        Whether the maps are written in shards.
     """
 
     location: Location
@@ -64,6 +65,7 @@ class Request:
     preparation: Preparation
     mask: Mask
     fraction: float
+    sharded: bool
 
     @property
     def maps(self) -> list[str]:
@@ -78,11 +80,10 @@ class Request:
 
     def first_files(self) -> list[Path]:
         """Of each map the first image that lies in a file."""
-        files = {
-            name: [i.source.image for i in of_map if isinstance(i.source.image, Path)]
-            for name, of_map in self.placed.items()
-        }
-        return [of_map[0] for of_map in files.values() if of_map]
+        files = (
+            [i.source.image for i in of_map if isinstance(i.source.image, Path)] for of_map in self.placed.values()
+        )
+        return [of_map[0] for of_map in files if of_map]
 
     def digest(self) -> str:
         """Of what all batches depend on."""
@@ -91,10 +92,7 @@ class Request:
 
     @cached_property
     def _files(self) -> dict[str, list[str]]:
-        return {
-            name: [image.source.fingerprint() or uuid4().hex for image in of_map]
-            for name, of_map in self.placed.items()
-        }
+        return {name: [image.fingerprint or uuid4().hex for image in of_map] for name, of_map in self.placed.items()}
 
     def fingerprint(self, rows: slice) -> int:
         """Of what one batch is made from; another one at each call for images in memory."""
@@ -146,13 +144,14 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
 
     # Compute
     with writing(request.location, kept="What was done is kept."):
-        arrays = layout.maps_metadata(cohort, request.maps, plan.subjects_per_chunk, Editions(plan.maps, plan.labels))
+        arrays = layout.maps_metadata(cohort, request.maps, plan.chunking, Editions(plan.maps, plan.labels))
         marks = Marks(store, len(plan.batches()), len(request.maps), request.preparation.grid.shape)
         _make_room(store, standing, plan)
         plan = plan.begin(store, call)
         tasks = list(_batches(request, plan, arrays, marks, threads))
-        results = run(tasks, label="stack", threads_each=threads)
-        for _ in track(results, total=len(tasks), description="stack", visible=progress):
+        for _ in track(
+            run(tasks, label="stack", threads_each=threads), total=len(tasks), description="stack", visible=progress
+        ):
             lock.check()
 
         # Conclude
@@ -173,7 +172,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
             store,
             cohort.assign(counts),
             request.maps,
-            subjects_per_chunk=plan.subjects_per_chunk,
+            chunking=plan.chunking,
             editions=editions,
             provenance=provenance,
         )
@@ -183,13 +182,13 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
 
 def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:
     """The plan, and the threads that each task uses."""
-    preparation, means = request.preparation, share()
+    preparation, given = request.preparation, means()
     itemsize = np.dtype(preparation.options.dtype).itemsize
-    work = StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered)
-    size = work.subjects_per_batch(memory=means.memory, threads=means.threads)
-    plan = standing.plan(request.goal, request.digest(), request.labels, size)
-    work.check(plan.subjects_per_chunk, memory=means.memory, threads=means.threads)
-    return plan, means.threads
+    work = StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered, request.sharded)
+    size = work.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)
+    plan = standing.plan(request.goal, request.digest(), request.labels, Chunking(size, request.sharded))
+    work.check(plan.subjects_per_chunk, memory=given.memory_each, threads=given.threads_each)
+    return plan, given.threads_each
 
 
 def _described(request: Request, plan: Plan) -> xr.Dataset:
@@ -236,7 +235,7 @@ def _batches(
         batch = Batch(
             number, rows, maps, request.location, arrays, request.preparation, plan, fingerprint, threads, buffers
         )
-        yield Task(number, delayed(write_batch, pure=False)(delayed(batch, traverse=False)))
+        yield Task(number, call("stack-batch", write_batch, batch))
 
 
 def _continued(

@@ -15,6 +15,7 @@ from voxstack.store.append import stored_coverage
 from voxstack.store.location import Location
 from voxstack.store.open import read
 from voxstack.store.published import Published
+from voxstack.store.shards import of_chunks
 
 
 def describe(store: str | Path, *, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -31,11 +32,11 @@ def describe(store: str | Path, *, storage_options: Mapping[str, Any] | None = N
     -------
     dict
         Values that JSON can hold. Of all stores: "kind", "grid" (shape, voxel_size_mm, affine, oblique), "mask_voxels",
-        "files", "bytes", "provenance". Of cohorts also "subjects", "maps", "covariates", "chunks", "bytes_of_values"
-        and "compression" (bytes of the values over those on disk), and "coverage": "complete", voxels where every
-        subject has data in every map; "at_least", such voxels by the per cent of the subjects that have data; "maps",
-        for each map the voxels that all subjects have, and those where some are exactly 0. Of results also
-        "variables", "contrasts" and "regressors".
+        "files" (or objects), "bytes", "provenance". Of cohorts also "subjects", "maps", "covariates", "chunks" and
+        "shards" (their shapes; None where there are none), "bytes_of_values" and "compression" (bytes of the values
+        over those on disk), and "coverage": "complete", voxels where every subject has data in every map; "at_least",
+        such voxels by the per cent of the subjects that have data; "maps", for each map the voxels that all subjects
+        have, and those where some are exactly 0. Of results also "variables", "contrasts" and "regressors".
 
     Raises
     ------
@@ -73,11 +74,13 @@ def _cohort(cohort: xr.Dataset, location: Location, size: int) -> dict[str, Any]
     assert published is not None
     coverage, n = stored_coverage(location, published), cohort.sizes[SUBJECT]
     order = list(cohort.attrs["provenance"]["maps"])
+    metadata = published.arrays[maps[0]]
     return {
         "subjects": _texts(cohort[SUBJECT]),
         "maps": {name: str(cohort[name].dtype) for name in maps},
         "covariates": {name: _covariate(name, cohort[name]) for name in covariate_names(cohort)},
-        "chunks": list(published.arrays[maps[0]]["chunk_grid"]["configuration"]["chunk_shape"]),
+        "chunks": _chunk_shape(of_chunks(metadata)),
+        "shards": _chunk_shape(metadata) if published.chunking.sharded else None,
         "bytes_of_values": values,
         "compression": round(values / size, 2),
         "coverage": {
@@ -92,6 +95,10 @@ def _cohort(cohort: xr.Dataset, location: Location, size: int) -> dict[str, Any]
             },
         },
     }
+
+
+def _chunk_shape(metadata: Mapping[str, Any]) -> list[int]:
+    return list(metadata["chunk_grid"]["configuration"]["chunk_shape"])
 
 
 def _covariate(name: str, covariate: xr.DataArray) -> dict[str, Any]:

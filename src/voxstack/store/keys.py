@@ -4,16 +4,18 @@ Folders are read and written directly: Zarr's way through an event loop costs mo
 """
 
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from zarr.abc.store import Store
+from zarr.abc.store import RangeByteRequest, Store, SuffixByteRequest
 from zarr.buffer import cpu, default_buffer_prototype
+from zarr.core.common import concurrent_map
 from zarr.core.sync import sync
 from zarr.storage import LocalStore
+
+_REQUESTS = 16  # at a time
 
 
 def exists(store: Store, key: str) -> bool:
@@ -25,12 +27,31 @@ def exists(store: Store, key: str) -> bool:
 
 def get(store: Store, key: str) -> bytes | None:
     """What a key holds; None where it is not there."""
+    return _get(store, key, None)
+
+
+def get_part(store: Store, key: str, start: int, stop: int) -> bytes | None:
+    """Bytes of a key from one to another, fewer where it ends before; None where it is not there."""
+    return _get(store, key, RangeByteRequest(start, stop))
+
+
+def get_end(store: Store, key: str, size: int) -> bytes | None:
+    """So many of a key's last bytes, or all that it has; None where it is not there."""
+    return _get(store, key, SuffixByteRequest(size))
+
+
+def _get(store: Store, key: str, part: RangeByteRequest | SuffixByteRequest | None) -> bytes | None:
     if isinstance(store, LocalStore):
         try:
-            return (store.root / key).read_bytes()
+            with (store.root / key).open("rb") as file:
+                if isinstance(part, SuffixByteRequest):
+                    file.seek(max(file.seek(0, os.SEEK_END) - part.suffix, 0))
+                elif part is not None:
+                    file.seek(part.start)
+                return file.read(part.end - part.start if isinstance(part, RangeByteRequest) else -1)
         except (FileNotFoundError, NotADirectoryError):
             return None
-    found = sync(store.get(key, default_buffer_prototype()))
+    found = sync(store.get(key, default_buffer_prototype(), part))
     return None if found is None else found.to_bytes()
 
 
@@ -64,30 +85,20 @@ def put_new(store: Store, key: str, content: bytes) -> None:
 
 
 def delete(store: Store, keys: Iterable[str]) -> None:
-    """Remove keys, also such that are not there."""
-    root = str(store.root) if isinstance(store, LocalStore) else None
+    """Remove keys, also such that are not there; in no particular order."""
+    if not isinstance(store, LocalStore):
+        sync(concurrent_map([(key,) for key in keys], store.delete, limit=_REQUESTS))
+        return
+    root = str(store.root)
     for key in keys:
-        if root is not None:
-            with suppress(FileNotFoundError):
-                Path(root, key).unlink()
-        else:
-            sync(store.delete(key))
-
-
-def delete_everything(store: Store) -> None:
-    """Remove all keys."""
-    if isinstance(store, LocalStore):
-        shutil.rmtree(store.root, ignore_errors=True)
-    else:
-        sync(store.delete_dir(""))
+        with suppress(FileNotFoundError):
+            Path(root, key).unlink()
 
 
 def all_keys(store: Store) -> list[str]:
     """Every key, in order."""
     if isinstance(store, LocalStore):
-        root = str(store.root)
-        found = [f"{folder}/{name}" for folder, _, names in os.walk(root) for name in names]
-        return sorted(path[len(root) + 1 :].replace(os.sep, "/") for path in found)
+        return sorted(_files(store))
 
     async def collected() -> list[str]:
         return [key async for key in store.list()]
@@ -95,12 +106,33 @@ def all_keys(store: Store) -> list[str]:
     return sorted(sync(collected()))
 
 
+def _files(store: LocalStore) -> Iterator[str]:
+    root = str(store.root)
+    for folder, _, names in os.walk(root):
+        for name in names:
+            yield f"{folder}/{name}"[len(root) + 1 :].replace(os.sep, "/")
+
+
+def some_key(store: Store, *, but: Callable[[str], bool]) -> str | None:
+    """One key, whichever comes first, that is not of a certain kind; None where there is none."""
+    if isinstance(store, LocalStore):
+        return next((key for key in _files(store) if not but(key)), None)
+
+    async def first() -> str | None:
+        async for key in store.list():
+            if not but(key):
+                return key
+        return None
+
+    return sync(first())
+
+
 def size(store: Store) -> tuple[int, int]:
     """Number of keys, and their bytes in all."""
     found = all_keys(store)
     if isinstance(store, LocalStore):
         return len(found), sum((store.root / key).stat().st_size for key in found)
-    return len(found), sum(sync(store.getsize(key)) for key in found)
+    return len(found), int(sync(store.getsize_prefix("")))
 
 
 def prune(store: Store) -> None:

@@ -17,7 +17,8 @@ from voxstack.schema import SPACE, SUBJECT, annotate
 from voxstack.store import keys
 from voxstack.store.chunks import CODECS
 from voxstack.store.encoding import encode
-from voxstack.store.published import Editions, key_encoding
+from voxstack.store.published import Chunking, Editions, key_encoding
+from voxstack.store.shards import shard_shape
 
 
 def cohort_template(
@@ -46,10 +47,10 @@ def cohort_template(
 
 
 def maps_metadata(
-    template: xr.Dataset, maps: list[str], subjects_per_chunk: int, editions: Editions
+    template: xr.Dataset, maps: list[str], chunking: Chunking, editions: Editions
 ) -> dict[str, dict[str, Any]]:
     """Zarr metadata of the maps' arrays, by which tasks write their chunks."""
-    encoding = _encoding(template, maps, subjects_per_chunk, editions)
+    encoding = _encoding(template, maps, chunking, editions)
     arrays = {
         name: zarr.create_array(
             MemoryStore(),
@@ -69,27 +70,26 @@ def publish(
     cohort: xr.Dataset,
     maps: list[str],
     *,
-    subjects_per_chunk: int,
+    chunking: Chunking,
     editions: Editions,
     provenance: dict[str, Any],
 ) -> None:
     """Write everything but the maps' chunks, the root metadata last: from then on the store is this cohort."""
-    attributes = {"subjects_per_chunk": subjects_per_chunk, "editions": editions.to_attribute()}
+    attributes = {"subjects_per_chunk": chunking.subjects, "editions": editions.to_attribute()}
     cohort = annotate(cohort, "cohort", provenance=provenance, **attributes)
-    keys.put(store, encode(cohort, _encoding(cohort, maps, subjects_per_chunk, editions)))
+    keys.put(store, encode(cohort, _encoding(cohort, maps, chunking, editions)))
 
 
-def _encoding(
-    cohort: xr.Dataset, maps: list[str], subjects_per_chunk: int, editions: Editions
-) -> dict[str, dict[str, Any]]:
-    shape = cohort[maps[0]].shape[1:]
-    chunks = voxel_chunks((shape[0], shape[1], shape[2]))
+def _encoding(cohort: xr.Dataset, maps: list[str], chunking: Chunking, editions: Editions) -> dict[str, dict[str, Any]]:
+    shape = cohort[maps[0]].shape
+    chunks = (chunking.subjects, *voxel_chunks((shape[1], shape[2], shape[3])))
+    sharding = {"shards": shard_shape(shape, chunks)} if chunking.sharded else {}
     encoding: dict[str, dict[str, Any]] = {}
     for name, variable in cohort.variables.items():
         edition = editions.maps if name in maps else editions.labels
-        encoding[str(name)] = {"chunk_key_encoding": key_encoding(edition)}
+        encoding[str(name)] = {"chunk_key_encoding": key_encoding(edition, variable.ndim)}
         if name in maps:
-            encoding[str(name)] |= {"chunks": (subjects_per_chunk, *chunks), **CODECS}
+            encoding[str(name)] |= {"chunks": chunks, **sharding, **CODECS}
         elif set(SPACE) <= set(variable.dims):  # whole: they are never read in part
             encoding[str(name)] |= {"chunks": variable.shape, "compressors": CODECS["compressors"]}
     return encoding

@@ -4,14 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from zarr.abc.store import Store
-from zarr.storage import FsspecStore, LocalStore, ObjectStore
+from zarr.storage import LocalStore
 
-from voxstack.errors import StoreError
-
-_OBSTORE_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+from voxstack.io.places import Remote, place_of
+from voxstack.store.remote import open_remote
 
 
 @dataclass(frozen=True)
@@ -21,7 +19,7 @@ class Location:
     Attributes
     ----------
     url
-        A path, or a URL such as ``s3://bucket/cohort.zarr``.
+        A path, or a URL such as ``s3://bucket/cohort.zarr``. It is shown and logged, so it holds no credentials.
     storage_options
         Credentials and settings of an object store: those of obstore for s3, gs and az, of fsspec for other protocols.
     """
@@ -29,16 +27,16 @@ class Location:
     url: str
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
+    def __hash__(self) -> int:
+        return hash(self.url)
+
     @classmethod
-    def of(cls, store: str | Path, storage_options: Mapping[str, Any] | None = None) -> "Location":
-        """From what users pass as `store` and `storage_options`."""
-        url = str(store)
-        if "://" not in url:
-            # Workers may run in another folder.
-            return cls(str(Path(url).expanduser().absolute()), {})
-        if url.startswith("file://"):
-            return cls(unquote(url.removeprefix("file://")), {})
-        return cls(url, dict(storage_options or {}))
+    def of(cls, store: str | Path | Remote, storage_options: Mapping[str, Any] | None = None) -> "Location":
+        """From what users pass as `store` and `storage_options`; `InputError` for a URL with credentials in it."""
+        place = place_of(store, storage_options)
+        if isinstance(place, Remote):
+            return cls(place.url, dict(place.storage_options))
+        return cls(str(place.expanduser().absolute()), {})  # workers may run in another folder
 
     @property
     def path(self) -> Path | None:
@@ -46,29 +44,10 @@ class Location:
         return None if "://" in self.url else Path(self.url)
 
     def open(self, *, read_only: bool) -> Store:
-        """The Zarr store."""
+        """The Zarr store; `StoreError` where its options are wrong. Nothing is sent to an object store for it."""
         if self.path is not None:
             return LocalStore(self.path, read_only=read_only)
-        try:
-            return self._open_url(read_only)
-        except StoreError:
-            raise
-        except Exception as error:  # each protocol has exceptions of its own
-            raise StoreError(
-                f"{self.url} cannot be opened: {error} Use a folder, or the URL of an object store such as "
-                "s3://bucket/cohort.zarr with the storage_options that it needs."
-            ) from error
-
-    def _open_url(self, read_only: bool) -> Store:
-        if self.url.partition("://")[0] not in _OBSTORE_SCHEMES:
-            return FsspecStore.from_url(self.url, storage_options=dict(self.storage_options), read_only=read_only)
-        try:
-            from obstore.store import from_url
-        except ImportError as error:
-            raise StoreError(
-                f"{self.url}: object stores need obstore. Install it with: pip install 'voxstack[cloud]'."
-            ) from error
-        return ObjectStore(from_url(self.url, **self.storage_options), read_only=read_only)
+        return open_remote(self.url, self.storage_options, read_only=read_only)
 
     def __str__(self) -> str:
         return self.url

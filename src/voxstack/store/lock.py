@@ -20,7 +20,7 @@ from voxstack.store.location import Location
 if sys.platform != "win32":
     import fcntl
 
-_KEY = "stack.lock"
+LOCK = "stack.lock"
 _BEAT = 20.0  # seconds between signs of life
 _STALE = 120.0  # seconds without one, after which a run is thought dead
 
@@ -116,7 +116,7 @@ def _file_lock(location: Location) -> Iterator[None]:
 
 def _refusal(location: Location, told: dict[str, Any]) -> StoreError:
     return StoreError(
-        f"{location} is being written by another call of stack, {_name(told)}. Wait until that is done, or stop it: "
+        f"{location} is being written by another call, {_name(told)}. Wait until that is done, or stop it: "
         "its lock ends with it, and what it has written is gone on with."
     )
 
@@ -128,10 +128,11 @@ def _key_lock(location: Location, break_lock: bool) -> Iterator[Lock]:
     def content() -> bytes:
         return json.dumps({"run": run, **_owner(), "beat": time.time()}).encode()
 
-    if break_lock:
-        keys.delete(store, [_KEY])
-    keys.put_new(store, _KEY, content())
-    told = _told(store)
+    with writing(location):
+        if break_lock:
+            keys.delete(store, [LOCK])
+        keys.put_new(store, LOCK, content())
+        told = _told(store)
     if told.get("run") != run:
         raise _key_refusal(location, told)
     lock, done = Lock(store, run), threading.Event()
@@ -142,7 +143,7 @@ def _key_lock(location: Location, break_lock: bool) -> Iterator[Lock]:
             with suppress(Exception):
                 if _told(store).get("run") != run:
                     return  # the next check says so
-                keys.put(store, {_KEY: content()})
+                keys.put(store, {LOCK: content()})
 
     thread = threading.Thread(target=beat, name="voxstack-lock", daemon=True)
     thread.start()
@@ -151,15 +152,16 @@ def _key_lock(location: Location, break_lock: bool) -> Iterator[Lock]:
     finally:
         done.set()
         thread.join()
-        if _told(store).get("run") == run:
-            keys.delete(store, [_KEY])
+        with suppress(OSError):  # out of reach; the lock will be stale
+            if _told(store).get("run") == run:
+                keys.delete(store, [LOCK])
 
 
 def _key_refusal(location: Location, told: dict[str, Any]) -> StoreError:
     beat = told.get("beat")
     if not isinstance(beat, int | float):
         return StoreError(
-            f"{location} has a lock that cannot be read, so another call of stack may be writing it. If none is, go on "
+            f"{location} has a lock that cannot be read, so another call may be writing it. If none is, go on "
             "with break_lock=True (--break-lock)."
         )
     silent = max(time.time() - beat, 0)
@@ -169,14 +171,14 @@ def _key_refusal(location: Location, told: dict[str, Any]) -> StoreError:
             f"{silent / 60:.0f} minutes. If that run is dead, go on with break_lock=True (--break-lock)."
         )
     return StoreError(
-        f"{location} is being written by another call of stack, {_name(told)}, whose last sign of life was "
+        f"{location} is being written by another call, {_name(told)}, whose last sign of life was "
         f"{silent:.0f} seconds ago. Wait until that is done. If you know that it is dead, go on with break_lock=True "
         "(--break-lock)."
     )
 
 
 def _told(store: Store) -> dict[str, Any]:
-    return _parsed(keys.get(store, _KEY) or b"")
+    return _parsed(keys.get(store, LOCK) or b"")
 
 
 def _parsed(content: bytes) -> dict[str, Any]:

@@ -2,26 +2,28 @@
 
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
+from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from voxstack.errors import InputError
 from voxstack.grid import Grid
+from voxstack.io.places import Place, Remote, place_of
 from voxstack.io.readers import ImageSource, looks_like_image, read_maps
+from voxstack.io.secrets import StorageOptions
 from voxstack.kernels.resample import nearest
 from voxstack.store.coverage import Coverage
 
-Mask = str | Path | nib.spatialimages.SpatialImage | float
+Mask = str | Path | Remote | SpatialImage | float
 
 
-def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDArray[np.bool_]:
+def mask_on_grid(mask: Place | SpatialImage, grid: Grid) -> NDArray[np.bool_]:
     """An explicit mask on a grid, by nearest neighbour: where the image is neither 0 nor NaN.
 
     Parameters
     ----------
     mask
-        Path or image.
+        Place or image.
     grid
         Of the cohort.
 
@@ -44,13 +46,16 @@ def mask_on_grid(mask: Path | nib.spatialimages.SpatialImage, grid: Grid) -> NDA
     return np.asarray(on_grid)
 
 
+def mask_place(mask: Mask, storage_options: StorageOptions | None) -> Mask:
+    """A mask that a user gives, the path or URL of an image as its place."""
+    return place_of(mask, storage_options) if isinstance(mask, str) and looks_like_image(mask) else mask
+
+
 def mask_grid(mask: Mask) -> Grid | None:
     """Lattice of a mask that is an image; None for others."""
-    if not isinstance(mask, Path | nib.spatialimages.SpatialImage) and not (
-        isinstance(mask, str) and looks_like_image(mask)
-    ):
+    if not isinstance(mask, Place | SpatialImage):
         return None  # `resolve_mask` says what is wrong with it, if anything is
-    return ImageSource(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask)).header().grid()
+    return ImageSource(mask).header().grid()
 
 
 def resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
@@ -61,11 +66,11 @@ def resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, floa
         return None, float(mask)
     if isinstance(mask, str) and mask == "intersection":
         return None, 1.0
-    if not isinstance(mask, str | Path | nib.spatialimages.SpatialImage):
+    if not isinstance(mask, str | Place | SpatialImage):
         raise InputError(f"The mask must be 'intersection', a fraction, a path or an image, not {type(mask).__name__}.")
-    if isinstance(mask, str) and not looks_like_image(mask):
+    if isinstance(mask, str):
         raise InputError(f"The mask must be 'intersection', a fraction, or the path of an image, not {mask!r}.")
-    return mask_on_grid(mask if isinstance(mask, nib.spatialimages.SpatialImage) else Path(mask), grid), 0.0
+    return mask_on_grid(mask, grid), 0.0
 
 
 def choose_mask(
@@ -86,6 +91,6 @@ def choose_mask(
 
 def mask_name(mask: Mask) -> str:
     """The mask for messages and provenance, without the folder of a file."""
-    if isinstance(mask, nib.spatialimages.SpatialImage):
+    if isinstance(mask, SpatialImage):
         return "an image in memory"
-    return mask.name if isinstance(mask, Path) else str(mask).rpartition("/")[2]
+    return mask.name if isinstance(mask, Place) else str(mask).rpartition("/")[2]

@@ -102,11 +102,12 @@ def _decoded(location: Location, store: Store, published: Published, kinds: tupl
     for name in _INTERNAL:
         flat.attrs.pop(name, None)
     flat = flat.drop_vars([name for name in COUNTS if name in flat.variables])
-    lazy = [n for n, v in flat.data_vars.items() if set(SPACE) < set(v.dims)]
+    small = {"n_valid", *flat.attrs.get("coordinates", [])}
+    lazy = [n for n, v in flat.data_vars.items() if set(SPACE) <= set(v.dims) and n not in small]
     arrays = {n: (flat[n].dims, lazy_array(location, published, str(n)), flat[n].attrs) for n in lazy}
     try:
         dataset = decode(flat.assign(arrays))
-        dataset = dataset.assign({n: dataset[n].load() for n in ("n_valid",) if n in dataset})
+        dataset = dataset.assign({n: v.load() for n, v in dataset.data_vars.items() if n not in lazy})
         if SUBJECT in dataset.coords and not all(dataset[SUBJECT].values):
             raise StoreError(f"{location} is damaged: subjects have lost their labels.")
     except (RuntimeError, ValueError, KeyError) as error:

@@ -1,9 +1,9 @@
 """Where each image lies: on the cohort's lattice, on a flipped copy of it, or elsewhere and to be resampled."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, groupby, islice
 from time import perf_counter
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from voxstack.errors import GridMismatch, InputError, VoxstackError
 from voxstack.grid import Grid
 from voxstack.io.image import ImageHeader
+from voxstack.io.places import Remote
 from voxstack.io.readers import ImageSource
 
 _HEADERS_AT_ONCE = 16
@@ -34,6 +35,8 @@ class Placed:
         Axes to reverse after that.
     affine : (4, 4) float64 or None
         From voxel numbers, in that order, to mm, where the image lies on another lattice and is resampled.
+    fingerprint
+        Of the file when its header was read; None for an image in memory.
     """
 
     label: str
@@ -41,6 +44,7 @@ class Placed:
     order: tuple[int, int, int]
     flips: tuple[int, ...] = ()
     affine: NDArray[np.float64] | None = None
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,10 +90,12 @@ def place(
     placed: dict[str, list[Placed]] = {name: [] for name in sources}
     unreadable, elsewhere = [], []
     known: _Lattice | None = None
-    for name, label, source, header in _headers(sources, labels):
+    for name, label, source, look in _looks(sources, labels):
         try:
-            if isinstance(header, VoxstackError):
-                raise header
+            if isinstance(look, VoxstackError):
+                raise look
+            header, version = look
+            fingerprint = None if version is None else f"{version}, {source.volume}"
             if grid is None:
                 grid, first = header.grid(), f"{label} ({source.name})"
             if known is None or not _alike(known.header, header):
@@ -99,7 +105,7 @@ def place(
                 elsewhere.append(f"{label}: {source.name}: {known.grid}")
                 continue
             affine = known.grid.affine if known.flips is None else None
-            placed[name].append(Placed(label, source, known.order, known.flips or (), affine))
+            placed[name].append(Placed(label, source, known.order, known.flips or (), affine, fingerprint))
         except VoxstackError as error:
             unreadable.append(f"{label}: {error}")
     _refuse(unreadable, elsewhere, first, grid)
@@ -107,29 +113,54 @@ def place(
     return grid, placed
 
 
-def _headers(
+_Look = tuple[ImageHeader, str | None]
+"""Header of an image, and version of its file."""
+
+
+def _looks(
     sources: Mapping[str, Sequence[ImageSource]], labels: Sequence[str]
-) -> Iterator[tuple[str, str, ImageSource, ImageHeader | VoxstackError]]:
+) -> Iterator[tuple[str, str, ImageSource, _Look | VoxstackError]]:
     names = list(chain.from_iterable([name] * len(of_map) for name, of_map in sources.items()))
     images = list(chain.from_iterable(sources.values()))
+    told = zip(names, list(labels) * len(sources), images, strict=True)
+    # Volumes of one image share its header, and one look at it.
+    groups = [list(group) for _, group in groupby(images, key=lambda source: (id(source.image), source.volume is None))]
+    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
+        for group, look in zip(groups, _in_order([group[0] for group in groups], pool), strict=True):
+            for name, label, source in islice(told, len(group)):
+                yield name, label, source, look
+
+
+def _in_order(images: Sequence[ImageSource], pool: Executor) -> Iterator[_Look | VoxstackError]:
     # On a local disk threads would only be in each other's way; on a network opening a file mostly is waiting.
     start = perf_counter()
-    first = [_header(image) for image in images[:_TRIED]]
-    if (perf_counter() - start) / _TRIED < _QUICK:
-        yield from zip(
-            names, list(labels) * len(sources), images, chain(first, map(_header, images[_TRIED:])), strict=True
+    first, others = images[:_TRIED], images[_TRIED:]
+    if any(isinstance(image.image, Remote) for image in first):
+        looks = list(pool.map(_look, first))
+        _refuse_unreachable(first, looks)
+        return chain(looks, pool.map(_look, others))
+    looks = [_look(image) for image in first]
+    quick = (perf_counter() - start) / _TRIED < _QUICK
+    return chain(looks, map(_look, others) if quick else pool.map(_look, others))
+
+
+def _refuse_unreachable(images: Sequence[ImageSource], looks: Sequence[_Look | VoxstackError]) -> None:
+    """Where no image is within reach the others are not tried: each may take minutes to fail."""
+    causes = [look.__cause__ if isinstance(look, VoxstackError) else None for look in looks]
+    if all(isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError) for cause in causes):
+        raise InputError(
+            f"The first {len(images)} images cannot be reached, and the others were not tried: {looks[0]} Are the "
+            "storage_options (--storage-options, --source-options) those of this place?"
         )
-        return
-    with ThreadPoolExecutor(_HEADERS_AT_ONCE) as pool:
-        headers = chain(first, pool.map(_header, images[_TRIED:]))
-        yield from zip(names, list(labels) * len(sources), images, headers, strict=True)
 
 
-def _header(source: ImageSource) -> ImageHeader | VoxstackError:
+def _look(source: ImageSource) -> _Look | VoxstackError:
     try:
-        return source.header()
+        return source.header(), source.version()
     except VoxstackError as error:
         return error
+    except OSError as error:
+        return InputError(f"{source.name}: cannot be read ({error}).")
 
 
 def _alike(known: ImageHeader, header: ImageHeader) -> bool:

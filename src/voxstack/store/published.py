@@ -3,7 +3,8 @@
 They are written last and in one piece, so whatever they name is there and whole. To write a cohort anew, or to append
 to it, while readers still see the old one, two *editions* are counted: one of the chunks of the maps, one of
 everything else. An edition of an even number has chunk keys such as ``effect/c/0/0/0/0``, one of an odd number
-``effect/c.0.0.0.0``: both are keys of Zarr v3, and the new edition never writes over the old one.
+``effect/c.0.0.0.0``: both are keys of Zarr v3, and the new edition never writes over the old one. What has no
+dimensions is at ``spatial_ref/c`` and ``spatial_ref/0``.
 """
 
 import json
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from zarr import Array, AsyncArray
 from zarr.abc.store import Store
@@ -19,6 +20,7 @@ from zarr.storage import StorePath
 
 from voxstack.errors import InputError
 from voxstack.store import keys
+from voxstack.store.shards import is_sharded
 
 ROOT = "zarr.json"
 
@@ -51,9 +53,27 @@ class Editions:
         return cls(told["maps"], told["labels"], tuple((int(n), str(digest)) for n, digest in told["history"]))
 
 
-def key_encoding(edition: int) -> dict[str, Any]:
-    """Zarr's chunk key encoding of an edition."""
-    return {"name": "default", "configuration": {"separator": "." if edition % 2 else "/"}}
+def key_encoding(edition: int, dimensions: int) -> dict[str, Any]:
+    """Zarr's chunk key encoding of an edition, for arrays of so many dimensions."""
+    odd = edition % 2 == 1
+    # The separator makes no difference to the one key of an array without dimensions.
+    name = "v2" if odd and dimensions == 0 else "default"
+    return {"name": name, "configuration": {"separator": "." if odd else "/"}}
+
+
+class Chunking(NamedTuple):
+    """How the maps of a cohort are cut.
+
+    Attributes
+    ----------
+    subjects
+        In a chunk.
+    sharded
+        Whether shards hold the chunks, all of a batch of subjects and a slab of z under one key.
+    """
+
+    subjects: int
+    sharded: bool
 
 
 @dataclass(frozen=True)
@@ -106,9 +126,10 @@ class Published:
         return int(self.arrays["subject"]["shape"][0])
 
     @property
-    def subjects_per_chunk(self) -> int:
+    def chunking(self) -> Chunking:
         """Of a cohort."""
-        return int(self.attributes["subjects_per_chunk"])
+        first = self.arrays[self.attributes["provenance"]["maps"][0]]
+        return Chunking(int(self.attributes["subjects_per_chunk"]), is_sharded(first))
 
     def owns(self, key: str) -> bool:
         """Whether a key belongs to what is published."""
@@ -130,15 +151,22 @@ class Published:
     def _keys_before_appending(self) -> frozenset[str]:
         if len(self.editions.history) < 2:
             return frozenset()
-        encoding = {"chunk_key_encoding": key_encoding(self.editions.labels - 1)}
         labels = self.arrays.keys() - set(self.attributes["provenance"]["maps"])
-        return frozenset(f"{name}/{key}" for name in labels for key in chunk_keys({**self.arrays[name], **encoding}))
+        keys_of = {}
+        for name in labels:
+            encoding = key_encoding(self.editions.labels - 1, len(self.arrays[name]["shape"]))
+            keys_of[name] = chunk_keys({**self.arrays[name], "chunk_key_encoding": encoding})
+        return frozenset(f"{name}/{key}" for name in labels for key in keys_of[name])
 
 
 def chunk_keys(metadata: Mapping[str, Any]) -> Sequence[str]:
-    """Keys of all chunks of an array, below its own."""
+    """Keys of all chunks of an array, or of its shards, below its own."""
     sizes = metadata["chunk_grid"]["configuration"]["chunk_shape"]
-    separator = metadata["chunk_key_encoding"]["configuration"]["separator"]
+    encoding = metadata["chunk_key_encoding"]
+    if encoding["name"] == "v2":
+        assert not metadata["shape"], metadata
+        return ["0"]
+    separator = encoding["configuration"]["separator"]
     counts = [-(-n // size) for n, size in zip(metadata["shape"], sizes, strict=True)]
     return [separator.join(("c", *map(str, index))) for index in product(*map(range, counts))]
 

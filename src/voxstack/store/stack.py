@@ -14,7 +14,7 @@ from voxstack.io.tables import covariates, read_participants
 from voxstack.store.building import Request, build
 from voxstack.store.location import Location
 from voxstack.store.lock import one_writer
-from voxstack.store.mask import Mask, mask_grid, resolve_mask
+from voxstack.store.mask import Mask, mask_grid, mask_place, resolve_mask
 from voxstack.store.open import open_cohort
 from voxstack.store.placing import place
 from voxstack.store.preparation import Options, Preparation, Resampling, SmoothingMissing
@@ -36,7 +36,10 @@ def stack(
     append: bool = False,
     overwrite: bool = False,
     break_lock: bool = False,
+    allow_outside: bool = False,
+    shard: bool | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    source_options: Mapping[str, Any] | None = None,
     progress: bool = False,
 ) -> xr.Dataset:
     """Stack subject maps into one labelled, chunked cohort.
@@ -50,19 +53,21 @@ def stack(
     Parameters
     ----------
     participants
-        DataFrame, or path of a TSV or CSV file. Its columns become covariates, but for those of images or their paths.
+        DataFrame, or path or URL of a TSV or CSV file. Its columns become covariates, but for those of images or their
+        paths.
     store
         Folder (or URL of an object store) to write.
     maps
         For each map's name one of: a column that holds paths or in-memory images; a pattern over the table's columns
         such as ``"maps/{participant_id}.nii.gz"``; one 4-D image, whose volume i is row i of the table. Relative paths
-        start at the table's folder (the current folder for a DataFrame). .nii, .nii.gz and .hdr/.img, Analyze too.
+        start at the table's folder, in an object store too (the current folder for a DataFrame). .nii, .nii.gz and
+        .hdr/.img, Analyze too.
     label
         Column, or index, of the subject labels, which must be unique.
     mask
         Voxels that are analysed: "intersection", those where every subject has data; a fraction in (0, 1] of the
-        subjects that must have data; or a path or image, brought to the grid by nearest neighbour, outside of which
-        nothing is kept. Voxels that are 0 or missing in every subject are never part of the mask.
+        subjects that must have data; or a path, URL or image, brought to the grid by nearest neighbour, outside of
+        which nothing is kept. Voxels that are 0 or missing in every subject are never part of the mask.
     zero_is_missing
         Take exact zeros for missing values.
     resample
@@ -82,8 +87,17 @@ def stack(
         Replace a cohort that is there, which stays until the new one is whole.
     break_lock
         Go on where a run that is dead has left its lock in an object store.
+    allow_outside
+        Let values of the table lead a pattern out of the folder that it names, such as ``../other/sub-01``. By default
+        they are refused.
+    shard
+        Write shards, each of which holds all chunks of a batch of subjects in a slab of z: few large objects in place
+        of many small ones. None writes them to object stores, and plain chunks to folders. What is appended is cut as
+        the cohort that is there, and asking for something else is an error.
     storage_options
-        Credentials and settings of an object store.
+        Credentials and settings for all URLs: of obstore for s3, gs and az, of fsspec for other protocols.
+    source_options
+        Those for the table, the images and the mask, where the store needs others.
     progress
         Show a progress bar.
 
@@ -105,19 +119,22 @@ def stack(
     if append and overwrite:
         raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
     goal: Goal = "append" if append else "overwrite" if overwrite else "new"
-    table, folder = read_participants(participants, label)
+    of_sources = dict((storage_options if source_options is None else source_options) or {})
+    table, folder = read_participants(participants, label, of_sources)
     labels = [str(subject) for subject in table.index]
-    sources = resolve_maps(table, folder, maps)
+    sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
     kept = covariates(table, maps=maps, leave_out=image_columns(table, maps))
     options = Options.check(zero_is_missing, resample, smoothing_fwhm, smoothing_missing, dtype)
     location = Location.of(store, storage_options)
+    mask = mask_place(mask, of_sources)
     standing = Standing.look(location)
     standing.require(goal)
+    sharded = standing.sharded(goal, shard)
     grid = standing.grid() if append else mask_grid(mask) if resample is not None else None
     grid, placed = place(sources, labels, grid=grid, resample=resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
     preparation = Preparation(options, grid, None if explicit is None else ~explicit)
-    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction)
+    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded)
 
     # Compute
     with one_writer(location, break_lock=break_lock) as lock:

@@ -12,8 +12,9 @@ from voxstack.grid import Grid
 from voxstack.schema import check_kind
 from voxstack.store import keys
 from voxstack.store.location import Location
+from voxstack.store.lock import LOCK
 from voxstack.store.open import open_cohort
-from voxstack.store.published import Editions, Published
+from voxstack.store.published import Chunking, Editions, Published
 from voxstack.store.unfinished import FOLDER, PLAN, Plan
 
 Goal = Literal["new", "append", "overwrite"]
@@ -47,17 +48,19 @@ class Standing:
         store = location.open(read_only=True)
         try:
             published, unfinished = Published.read(store), Plan.read(store)
+            nothing = published is None and unfinished is None
+            others = nothing and keys.some_key(store, but=_of_the_start) is not None
         except OSError as error:
             raise StoreError(f"{location} cannot be read: {error}.") from error
         if published is not None:
             try:
                 check_kind(published.attributes, "cohort")
-                _ = published.editions, published.n_subjects, published.subjects_per_chunk
+                _ = published.editions, published.n_subjects, published.chunking
             except (InputError, KeyError, TypeError, ValueError) as error:
                 raise StoreError(f"{location} is not a voxstack cohort: {error}") from error
             except StoreError as error:
                 raise StoreError(f"{location}: {error}") from error
-        elif location.path is not None and any(p.name != FOLDER for p in location.path.iterdir()) and not unfinished:
+        elif others:
             raise StoreError(f"{location} is a folder with other files in it. Choose a place that does not exist yet.")
         return cls(location, published, unfinished)
 
@@ -81,7 +84,25 @@ class Standing:
         if not self.unswept:
             self._start(goal, self._base())
 
-    def plan(self, goal: Goal, request: str, labels: list[str], subjects_per_chunk: int) -> Plan:
+    def sharded(self, goal: Goal, shard: bool | None) -> bool:
+        """Whether the maps will lie in shards, where users ask for them, for none, or say nothing.
+
+        Raises
+        ------
+        InputError
+            What is appended is to be cut in another way than what is there.
+        """
+        if goal != "append" or self.published is None:
+            return self.location.path is None if shard is None else shard
+        there = self.published.chunking.sharded
+        if shard not in (None, there):
+            raise InputError(
+                f"{self.location} has {'shards' if there else 'no shards'}, and what is appended is cut as what is "
+                "there. Leave shard out."
+            )
+        return there
+
+    def plan(self, goal: Goal, request: str, labels: list[str], chunking: Chunking) -> Plan:
         """How a request is carried out: the unfinished plan, where that asks for the same.
 
         Raises
@@ -93,15 +114,19 @@ class Standing:
         if unfinished is not None:
             base = unfinished.base if self.unswept else self._base()
             with suppress(StoreError):
-                same = self._plan(goal, base, request, labels, unfinished.subjects_per_chunk)
+                as_begun = chunking._replace(subjects=unfinished.subjects_per_chunk)
+                same = self._plan(goal, base, request, labels, as_begun)
                 if same.continues(unfinished):
                     return unfinished
-        size = subjects_per_chunk if goal != "append" or self.published is None else self.published.subjects_per_chunk
-        return self._plan(goal, self._base(), request, labels, size)
+        if goal == "append" and self.published is not None:
+            chunking = self.published.chunking
+        return self._plan(goal, self._base(), request, labels, chunking)
 
-    def _plan(self, goal: Goal, base: tuple[int, Editions] | None, request: str, labels: list[str], size: int) -> Plan:
+    def _plan(
+        self, goal: Goal, base: tuple[int, Editions] | None, request: str, labels: list[str], chunking: Chunking
+    ) -> Plan:
         first, editions = self._start(goal, base)
-        return Plan(request, first, first + len(labels), size, editions.maps, editions.labels)
+        return Plan(request, first, first + len(labels), *chunking, editions.maps, editions.labels)
 
     def _base(self) -> tuple[int, Editions] | None:
         return None if self.published is None else (self.published.n_subjects, self.published.editions)
@@ -136,9 +161,16 @@ def sweep(store: Store, *, keep: Callable[[str], bool]) -> None:
         Whether a key stays; whatever voxstack does not write stays, too.
     """
     left = [key for key in keys.all_keys(store) if _ours(key) and not keep(key)]
-    # The plan goes last: as long as it is there, the next call knows what was being done.
-    keys.delete(store, sorted(left, key=lambda key: (key == PLAN, key)))
+    # As long as these are there, the next call knows what was being done, so they go last.
+    last = [key for key in left if key == PLAN or key.endswith(".partial")]
+    keys.delete(store, sorted(set(left) - set(last)))
+    keys.delete(store, last)
     keys.prune(store)
+
+
+def _of_the_start(key: str) -> bool:
+    """Whether a key is written before anything else is, or by a worker that is too late."""
+    return key == LOCK or key.startswith(f"{FOLDER}/")
 
 
 def _ours(key: str) -> bool:
@@ -146,4 +178,4 @@ def _ours(key: str) -> bool:
     if key.endswith(".partial") or name == FOLDER:
         return True
     parts = rest.replace(".", "/").split("/")
-    return rest == "zarr.json" or (parts[0] == "c" and all(part.isdecimal() for part in parts[1:]))
+    return rest in ("zarr.json", "0") or (parts[0] == "c" and all(part.isdecimal() for part in parts[1:]))

@@ -16,7 +16,7 @@ from zarr.abc.store import Store
 from voxstack.store import keys
 from voxstack.store.chunks import LEVEL
 from voxstack.store.coverage import Coverage
-from voxstack.store.published import Editions
+from voxstack.store.published import Chunking, Editions
 
 FOLDER = "stack.partial"
 PLAN = f"{FOLDER}/plan.json"
@@ -36,6 +36,8 @@ class Plan:
         Rows of the subjects that are written.
     subjects_per_chunk
         Chosen from the memory when the writing began.
+    sharded
+        Whether the maps are written in shards.
     maps, labels
         Editions that are written.
     run
@@ -49,6 +51,7 @@ class Plan:
     first: int
     stop: int
     subjects_per_chunk: int
+    sharded: bool
     maps: int
     labels: int
     run: str = ""
@@ -63,7 +66,7 @@ class Plan:
         try:
             return cls(**json.loads(content))
         except (ValueError, TypeError):  # damaged, or of another version: one that nothing continues
-            return cls("", 0, 0, 1, -1, -1)
+            return cls("", 0, 0, 1, False, -1, -1)
 
     def begin(self, store: Store, call: str) -> "Plan":
         """Write it with a new id, and what was asked for; from now on a stopped call is gone on with."""
@@ -74,6 +77,11 @@ class Plan:
     def continues(self, other: "Plan") -> bool:
         """Whether it asks for what the other one has begun."""
         return replace(other, subjects_per_chunk=self.subjects_per_chunk, run=self.run, call=self.call) == self
+
+    @property
+    def chunking(self) -> Chunking:
+        """Of the maps."""
+        return Chunking(self.subjects_per_chunk, self.sharded)
 
     @property
     def base(self) -> tuple[int, Editions] | None:

@@ -20,7 +20,7 @@ from dask.highlevelgraph import HighLevelGraph
 from numpy.typing import NDArray
 
 from voxstack.errors import StoreError
-from voxstack.store import keys
+from voxstack.store import keys, shards
 from voxstack.store.chunks import decode_chunk, is_plain
 from voxstack.store.location import Location
 from voxstack.store.published import ROOT, Editions, Published, open_array
@@ -53,6 +53,10 @@ class StoreView:
     def __hash__(self) -> int:
         return hash((self.location.url, self.name, self.metadata))
 
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """What the values depend on, wherever the store is: what a cohort has held, or when a result was published."""
+        return "StoreView", self.name, self.stamp if self.editions is None else self.editions.history
+
     def read(self, selection: tuple[slice, ...]) -> NDArray[Any]:
         """Part of the array; `StoreError` if the store was replaced since it was opened.
 
@@ -60,14 +64,23 @@ class StoreView:
         """
         try:
             values = self._read(selection)
-        except (StoreError, RuntimeError) as error:
+        except (StoreError, RuntimeError, OSError) as error:
+            self._check()  # what was replaced cannot be read, and is not damaged
             starts = ", ".join(str(part.start) for part in selection)
             raise StoreError(f"{self.location}: {self.name!r} cannot be read from ({starts}) on: {error}") from error
         # After reading: chunks of a cohort that was replaced are removed, and would have been read as missing.
-        now = _stamp(self.location)
-        if now != self.stamp and not _still_there(self, now):
-            raise StoreError(f"{self.location} was replaced after it was opened. Open it again.")
+        self._check()
         return values
+
+    def _check(self) -> None:
+        """Raise `StoreError` where the store was replaced since it was opened."""
+        try:
+            now = _stamp(self.location)
+            same = now == self.stamp or _still_there(self, now)
+        except OSError as error:
+            raise StoreError(f"{self.location} cannot be read: {error}.") from error
+        if not same:
+            raise StoreError(f"{self.location} was replaced after it was opened. Open it again.")
 
     def _read(self, selection: tuple[slice, ...]) -> NDArray[Any]:
         array, plain = _open(self)
@@ -76,9 +89,18 @@ class StoreView:
             return np.asarray(array[selection])
         # One chunk, decoded here: Zarr's way through an event loop and a copy takes half as long again.
         index = tuple(part.start // size for part, size in zip(selection, array.chunks, strict=True))
-        content = keys.get(array.store, f"{self.name}/{array.metadata.encode_chunk_key(index)}")
-        chunk = decode_chunk(content, array.chunks, array.dtype)
+        chunk = decode_chunk(self._content(array, index), array.chunks, array.dtype)
         return chunk[tuple(slice(0, part.stop - part.start) for part in selection)]
+
+    def _content(self, array: Any, index: tuple[int, ...]) -> bytes | None:
+        """Of the chunk with such numbers along the axes."""
+        if array.shards is None:
+            return keys.get(array.store, f"{self.name}/{array.metadata.encode_chunk_key(index)}")
+        place = shards.place(index, array.chunks, array.shards)
+        key = f"{self.name}/{array.metadata.encode_chunk_key(place.shard)}"
+        # Appending fills up the last row of a cohort.
+        settled = (place.shard[0] + 1) * array.shards[0] <= array.shape[0]
+        return _shard(self, key, place.total).chunk(place.number, settled=settled)
 
 
 def _stamp(location: Location) -> int | str:
@@ -110,7 +132,12 @@ def _still_there(view: StoreView, now: int | str) -> bool:
 def _open(view: StoreView) -> tuple[Any, bool]:
     """The array, and whether its chunks can be decoded here."""
     metadata = json.loads(view.metadata)
-    return open_array(view.location.open(read_only=True), view.name, metadata), is_plain(metadata)
+    return open_array(view.location.open(read_only=True), view.name, metadata), is_plain(shards.of_chunks(metadata))
+
+
+@lru_cache(maxsize=4096)  # some hundred bytes each
+def _shard(view: StoreView, key: str, total: int) -> shards.Shard:
+    return shards.Shard(_open(view)[0].store, key, total)
 
 
 def lazy_array(location: Location, published: Published, name: str) -> da.Array:

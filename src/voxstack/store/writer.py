@@ -1,8 +1,8 @@
 """Stacking in batches: each task reads its subjects' images and writes its own row of chunks."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, NamedTuple
@@ -22,6 +22,7 @@ from voxstack.store.location import Location
 from voxstack.store.placing import Placed
 from voxstack.store.preparation import Preparation, infinite
 from voxstack.store.published import open_array
+from voxstack.store.shards import join
 from voxstack.store.unfinished import Marks, Plan
 
 Index = tuple[int, int, int]
@@ -130,19 +131,29 @@ def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Writte
         )
     row = batch.rows.start // batch.plan.subjects_per_chunk
 
-    def write(index: Index) -> tuple[Counts, bytes]:
-        key = f"{name}/{target.metadata.encode_chunk_key((row, *index))}"
+    def encoded(index: Index) -> tuple[Counts, bytes | None]:
         counts = count(mine[index])
-        if counts.present.any() or not np.isnan(chunks[index][: batch.before]).all():
-            content = _filled_up(chunks[index], target)
+        empty = not counts.present.any() and np.isnan(chunks[index][: batch.before]).all()
+        return counts, None if empty else _filled_up(chunks[index], target)
+
+    def put(numbers: tuple[int, ...], content: bytes | None) -> None:
+        key = f"{name}/{target.metadata.encode_chunk_key(numbers)}"
+        if content is None:
+            keys.delete(store, [key])  # what is without any value is not stored
+        else:
             keys.put(store, {key: content})
-            return counts, int(zlib_ng.crc32(content)).to_bytes(4, "little")
-        keys.delete(store, [key])  # chunks without any value are not stored
-        return counts, bytes(4)
+
+    def write(index: Index) -> tuple[Counts, bytes]:
+        counts, content = encoded(index)
+        put((row, *index), content)
+        return counts, _checksum(content)
 
     indexes = _indexes(chunks)
-    written = list(pool.map(write, indexes))
-    counted = {index: counts for index, (counts, _) in zip(indexes, written, strict=True)}
+    if target.shards is None:
+        written = dict(zip(indexes, pool.map(write, indexes), strict=True))
+    else:
+        written = _write_shards(indexes, encoded, lambda z, content: put((row, 0, 0, z), content), pool)
+    counted = {index: counts for index, (counts, _) in written.items()}
     # What is written is of no cohort yet: a batch that is refused is not marked, and its chunks are swept.
     within = "" if batch.preparation.outside is None else " inside the mask"
     _refuse(batch.maps[name], list(counted.values()), mine.dtype, within)
@@ -151,9 +162,35 @@ def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Writte
     return _Written(
         _whole({index: c.zero for index, c in counted.items()}, batch),
         _whole({index: c.nonzero for index, c in counted.items()}, batch),
-        b"".join(digest for _, digest in written),
+        b"".join(written[index][1] for index in indexes),
         known,
     )
+
+
+def _write_shards(
+    indexes: Sequence[Index],
+    encoded: Callable[[Index], tuple[Counts, bytes | None]],
+    put: Callable[[int, bytes | None], None],
+    pool: Executor,
+) -> dict[Index, tuple[Counts, bytes]]:
+    """Compress the chunks of one slab of z after the other, while the slab before is on its way to the store."""
+    written: dict[Index, tuple[Counts, bytes]] = {}
+    before: Future[None] | None = None
+    for z in sorted({index[2] for index in indexes}):
+        slab = [index for index in indexes if index[2] == z]
+        made = list(pool.map(encoded, slab))
+        if before is not None:
+            before.result()
+        before = pool.submit(put, z, join([content for _, content in made]))
+        written |= {i: (counts, _checksum(content)) for i, (counts, content) in zip(slab, made, strict=True)}
+        del made  # before the next slab is compressed
+    if before is not None:
+        before.result()
+    return written
+
+
+def _checksum(content: bytes | None) -> bytes:
+    return bytes(4) if content is None else int(zlib_ng.crc32(content)).to_bytes(4, "little")
 
 
 def _indexes(chunks: NDArray[Any]) -> list[Index]:

@@ -1,0 +1,167 @@
+"""What goes wrong with workers costs time only, or ends in an error that says what to do: nothing waits for ever."""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dask
+import numpy as np
+import pytest
+from dask.delayed import delayed
+from distributed import Client, LocalCluster
+
+import voxstack as vx
+from voxstack.errors import VoxstackError
+from voxstack.events import collecting
+from voxstack.run import Task, means, run
+
+
+def square(number: int, seconds: float = 0) -> int:
+    time.sleep(seconds)
+    return number**2
+
+
+def hoard(number: int) -> int:
+    """More memory than any worker of these tests has."""
+    held = [np.ones(2**24) for _ in range(20)]
+    return len(held)
+
+
+def task(key: Any, *arguments: Any, function: Any = square) -> Task:
+    return Task(key, delayed(function, pure=False)(*arguments))
+
+
+def pause(dask_worker: Any) -> None:
+    """Have a worker think that its memory is full."""
+    dask_worker.memory_manager.memory_pause_fraction = 1e-9
+
+
+def clustered(n_workers: int, **options: Any) -> Iterator[Client]:
+    with (
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None, **options) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def client() -> Iterator[Client]:
+    """Two processes; a worker that says nothing for 3 seconds is given up."""
+    with dask.config.set({"distributed.scheduler.worker-ttl": "3s", "distributed.scheduler.allowed-failures": 0}):
+        yield from clustered(2, memory_limit="600MiB")
+
+
+@pytest.fixture
+def client_in_process() -> Iterator[Client]:
+    yield from clustered(1, processes=False)
+
+
+@pytest.fixture(autouse=True)
+def timeouts() -> Iterator[None]:
+    with dask.config.set({"voxstack.worker-timeout": "2s", "voxstack.start-timeout": "1.5s"}):
+        yield
+
+
+def pids(client: Client) -> list[int]:
+    return list(client.run(os.getpid).values())
+
+
+class TestErrors:
+    def test_every_worker_is_gone(self, client_in_process: Client) -> None:
+        results = run([task(i, i, 0.05) for i in range(300)])
+        next(results)
+        client_in_process.cluster.scale(0)
+        start = time.monotonic()
+        with pytest.raises(VoxstackError, match=r"Every worker is gone, and none has come back for 2 seconds.*memory"):
+            list(results)
+        assert 2 < time.monotonic() - start < 15
+
+    def test_no_worker_comes(self) -> None:
+        for _ in clustered(0):
+            with pytest.raises(VoxstackError, match=r"No worker has come for 2 seconds.*scale it up"):
+                list(run([task(0, 3)]))
+            with pytest.raises(VoxstackError, match="No worker has come"):
+                vx.memory_plan(n_subjects=10, shape=(5, 5, 5))
+
+    def test_all_workers_are_paused(self, client_in_process: Client) -> None:
+        results = run([task(i, i, 0.01) for i in range(300)])
+        next(results)
+        client_in_process.run(pause)
+        with pytest.raises(VoxstackError, match=r"All 1 workers have been paused for 2 seconds: their memory is full"):
+            list(results)
+
+    def test_the_scheduler_is_gone(self, client_in_process: Client) -> None:
+        results = run([task(i, i, 0.05) for i in range(300)])
+        next(results)
+        client_in_process.cluster.close()
+        with pytest.raises(VoxstackError, match="The connection to the Dask scheduler is lost"):
+            list(results)
+
+    def test_tasks_that_never_fit_end_with_advice(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("voxstack.run.cluster._FRUITLESS_RETRIES", 1)
+        with (
+            dask.config.set({"voxstack.worker-timeout": "30s"}),
+            collecting() as events,
+            pytest.raises(VoxstackError, match=r"Workers died 1 times in a row .*memory"),
+        ):
+            list(run([task("all", 0, function=hoard)]))
+        assert [event["event"] for event in events] == ["worker lost", "worker lost", "tasks ended"]
+
+
+class TestLostTime:
+    def test_workers_that_come_late_are_waited_for(self) -> None:
+        for client in clustered(0):
+            threading.Timer(0.7, client.cluster.scale, [1]).start()
+            with dask.config.set({"voxstack.start-timeout": "1 minute"}):
+                assert means().tasks == 1
+            assert dict(run([task(0, 3)])) == {0: 9}
+
+    @pytest.mark.parametrize("signals", [signal.SIGKILL, signal.SIGTERM])
+    def test_workers_that_are_killed_again_and_again(self, client: Client, signals: signal.Signals) -> None:
+        stop, killed = threading.Event(), []
+
+        def kill() -> None:
+            while not stop.wait(0.7):
+                for pid in pids(client)[:1]:
+                    os.kill(pid, signals)
+                    killed.append(pid)
+
+        killer = threading.Thread(target=kill)
+        killer.start()
+        try:
+            with dask.config.set({"voxstack.worker-timeout": "30s"}):
+                assert dict(run(task(i, i, 0.02) for i in range(200))) == {i: i**2 for i in range(200)}
+        finally:
+            stop.set()
+            killer.join()
+        assert killed
+
+    def test_a_worker_that_is_cut_off(self, client: Client) -> None:
+        frozen = pids(client)[0]
+        results = run([task(i, i, 0.05) for i in range(60)])
+        found = [next(results)]
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            assert dict([*found, *results]) == {i: i**2 for i in range(60)}
+        finally:
+            with suppress(ProcessLookupError):  # its nanny may have ended it
+                os.kill(frozen, signal.SIGKILL)
+
+    def test_a_paused_worker_leaves_its_tasks_to_the_others(self, client: Client) -> None:
+        results = run([task(i, i, 0.02) for i in range(60)])
+        found = [next(results)]
+        client.run(pause, workers=[next(iter(client.nthreads()))])
+        assert dict([*found, *results]) == {i: i**2 for i in range(60)}
+
+
+def test_events_say_what_was_done(tmp_path: Path) -> None:
+    with collecting() as events:
+        list(run([task(i, i) for i in range(5)], label="squares"))
+    (ended,) = events
+    assert (ended["event"], ended["step"], ended["tasks"]) == ("tasks ended", "squares", 5)
+    assert ended["seconds"] >= 0
