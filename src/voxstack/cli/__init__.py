@@ -11,6 +11,7 @@ import click
 
 from voxstack._version import __version__
 from voxstack.cli.blas import choose_kernels
+from voxstack.cli.stopping import ARGUMENTS, stop, take_signals
 from voxstack.errors import VoxstackError, VoxstackWarning
 
 _VERBS = {
@@ -43,6 +44,16 @@ class _Verbs(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(_VERBS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as request:
+            stop(ctx, request)
+
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             raise click.UsageError(f"There is no command {args[0]!r}; there are {', '.join(_VERBS)}.", ctx)
@@ -56,7 +67,8 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake ends with exit code 2 and one paragraph on stderr."""
+    """Entry point: a user's mistake ends with exit code 2 and one paragraph on stderr, SIGTERM as Ctrl-C does."""
+    take_signals()
     choose_kernels(os.environ)
     warnings.showwarning = _show_warning
     if isinstance(sys.stdout, TextIOWrapper):  # names may have letters that the terminal, or a pipe, has not

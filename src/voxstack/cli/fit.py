@@ -6,15 +6,8 @@ import click
 import numpy as np
 import xarray as xr
 
-from voxstack.cli.options import (
-    check_output,
-    computing,
-    contrasts,
-    modelling,
-    on_scheduler,
-    tell_dropped,
-    without_empty,
-)
+from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
 from voxstack.cli.storage import READ
 from voxstack.computation import compute
 from voxstack.export.files import make_folder
@@ -54,15 +47,14 @@ def command(
     folder: str,
     overwrite: bool,
     storage_options: dict[str, Any] | None,
-    where: str,
-    memory_limit: str | None,
-    quiet: bool,
+    means: Means,
 ) -> None:
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     place = place_of(folder, storage_options)
     check_output(place, overwrite=overwrite)
-    with on_scheduler(where, memory_limit, quiet), without_empty(place):
+    going_on = "Nothing was written: the same command begins anew."
+    with running(means, going_on=going_on) as record, without_empty(place):
         cohort = open_cohort(store, storage_options=storage_options)
         fit = fit_glm(
             cohort, design, variable=variable, missing=missing, min_subjects=min_subjects, drop_missing=drop_missing,
@@ -72,7 +64,7 @@ def command(
         # What cannot be written is found before the work starts.
         map_file_names(lazy, log10_p=log10_p)
         tell_dropped(fit.attrs.get("dropped_subjects", []))
-        if not quiet:
+        if not means.quiet:
             _tell_design(fit)
             plan = memory_plan(
                 cohort,
@@ -83,9 +75,10 @@ def command(
             )
             click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
         make_folder(place)
-        result = compute(lazy, progress=not quiet)
-    paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
-    if not quiet:
+        result = compute(lazy, progress=not means.quiet)
+        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
+        record.write(place)
+    if not means.quiet:
         click.echo(f"{len(paths)} maps and results.zarr in {place}")
 
 

@@ -15,31 +15,10 @@ from voxstack.export.folder import RESULTS
 from voxstack.export.results import check_target
 from voxstack.io.places import Place
 from voxstack.kernels.pvalues import ALTERNATIVES
-from voxstack.run import scheduler
 from voxstack.store.location import Location
 from voxstack.store.published import ROOT
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def computing(command: Command) -> Command:
-    """--scheduler, --memory-limit and --quiet, for every verb that computes."""
-    for option in reversed(
-        (
-            click.option(
-                "--scheduler",
-                "where",
-                default="threads",
-                show_default=True,
-                metavar="threads | local[:WORKERS]",
-                help="Threads of this process, or worker processes on this machine.",
-            ),
-            click.option("--memory-limit", metavar="SIZE", help="Such as 4GiB: of this process, or of each worker."),
-            click.option("--quiet", is_flag=True, help="No progress bars and no summary."),
-        )
-    ):
-        command = option(command)
-    return command
 
 
 def modelling(command: Command) -> Command:
@@ -101,15 +80,6 @@ def tell_dropped(dropped: Sequence[str]) -> None:
     """Name the subjects that were left out."""
     if dropped:
         click.echo(f"Left out {len(dropped)} subjects for a missing covariate: {', '.join(dropped)}", err=True)
-
-
-@contextmanager
-def on_scheduler(where: str, memory_limit: str | None, quiet: bool) -> Iterator[None]:
-    """Run on the scheduler that the options name, and say where to watch it."""
-    with scheduler(where, memory_limit=memory_limit) as dashboard:
-        if dashboard and not quiet:
-            click.echo(f"Dask dashboard: {dashboard}", err=True)
-        yield
 
 
 @contextmanager

@@ -1,21 +1,12 @@
 """voxstack permute."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Literal
 
 import click
 import xarray as xr
 
-from voxstack.cli.options import (
-    check_output,
-    computing,
-    contrasts,
-    modelling,
-    on_scheduler,
-    tell_dropped,
-    without_empty,
-)
+from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
 from voxstack.cli.storage import READ
 from voxstack.design import make_design
 from voxstack.export.files import make_folder
@@ -97,19 +88,17 @@ def command(
     tail: TailRule,
     precision: Precision,
     checkpoint: str | None,
-    where: str,
-    memory_limit: str | None,
-    quiet: bool,
+    means: Means,
 ) -> None:
     """Test contrasts by relabelling the subjects of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     place = place_of(folder, storage_options)
     check_output(place, overwrite=overwrite)
-    with on_scheduler(where, memory_limit, quiet), _resumable(checkpoint), without_empty(place):
+    with running(means, going_on=_going_on(checkpoint)) as record, without_empty(place):
         cohort = open_cohort(store, storage_options=storage_options)
         matrix = make_design(cohort, design, drop_missing=drop_missing)
         tell_dropped(matrix.attrs.get("dropped_subjects", []))
-        if not quiet:
+        if not means.quiet:
             plan = memory_plan(cohort, n_contrasts=len(hypotheses), statistics=statistics or (VOXEL,))
             click.echo(f"At most {plan.permute / 2**30:.2f} GiB of memory")
         make_folder(place)
@@ -139,10 +128,11 @@ def command(
             precision=precision,
             checkpoint=checkpoint,
             storage_options=storage_options,
-            progress=not quiet,
+            progress=not means.quiet,
         )
-    paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
-    if not quiet:
+        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
+        record.write(place)
+    if not means.quiet:
         _tell(result)
         click.echo(f"{len(paths)} maps and results.zarr in {place}")
 
@@ -160,17 +150,10 @@ def _tell(result: xr.Dataset) -> None:
             click.echo(f"  {variable}: least {least:.3g}, {some:,} voxels with p <= 0.05")
 
 
-@contextmanager
-def _resumable(checkpoint: str | None) -> Iterator[None]:
-    """Say after Ctrl-C how to go on."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        told = f"What was done is in {checkpoint}: the same command goes on from there."
-        if checkpoint is None:
-            told = "What was done is lost; with --checkpoint DIR it would be kept."
-        click.echo(f"Stopped. {told}", err=True)
-        raise
+def _going_on(checkpoint: str | None) -> str:
+    if checkpoint is None:
+        return "What was done is lost; with --checkpoint DIR it would be kept."
+    return f"What was done is in {checkpoint}: the same command goes on from there."
 
 
 def _blocks(

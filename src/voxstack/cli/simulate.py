@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from voxstack.cli.options import computing, on_scheduler
+from voxstack.cli.computing import Means, computing, running
 from voxstack.simulate import simulate_cohort
 
 
@@ -14,11 +14,9 @@ from voxstack.simulate import simulate_cohort
 @click.option("--resolution", type=float, default=3, show_default=True, help="Voxel size in mm.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the random numbers.")
 @computing
-def command(
-    folder: str, subjects: int, resolution: float, seed: int, where: str, memory_limit: str | None, quiet: bool
-) -> None:
+def command(folder: str, subjects: int, resolution: float, seed: int, means: Means) -> None:
     """Write a simulated cohort of NIfTI files, a participants table and the truth into FOLDER."""
-    with on_scheduler(where, memory_limit, quiet):
-        simulate_cohort(folder, n_subjects=subjects, resolution=resolution, seed=seed, progress=not quiet)
-    if not quiet:
+    with running(means, going_on="The same command begins anew."):
+        simulate_cohort(folder, n_subjects=subjects, resolution=resolution, seed=seed, progress=not means.quiet)
+    if not means.quiet:
         click.echo(f"{subjects} subjects in {folder}; their table is {Path(folder) / 'participants.tsv'}.")

@@ -4,8 +4,9 @@ from typing import Any
 
 import click
 
+from voxstack.cli.computing import Means, computing, running
 from voxstack.cli.info import summary
-from voxstack.cli.options import computing, named, on_scheduler
+from voxstack.cli.options import named
 from voxstack.cli.storage import READ, read_options, with_storage_options
 from voxstack.errors import InputError
 from voxstack.store.stack import stack
@@ -68,16 +69,14 @@ def command(
     mask: str,
     smoothing_fwhm: str | None,
     storage_options: dict[str, Any] | None,
-    where: str,
-    memory_limit: str | None,
-    quiet: bool,
+    means: Means,
     **options: Any,
 ) -> None:
     """Stack the maps of the subjects in the table PARTICIPANTS into the cohort STORE.
 
     A call that was stopped, in whatever way, goes on when it is called again.
     """
-    with on_scheduler(where, memory_limit, quiet):
+    with running(means, going_on="The batches that are done are kept: the same command goes on from there."):
         stack(
             participants,
             store,
@@ -85,10 +84,10 @@ def command(
             mask=_mask(mask),
             smoothing_fwhm=_widths(smoothing_fwhm),
             storage_options=storage_options,
-            progress=not quiet,
+            progress=not means.quiet,
             **options,
         )
-    if not quiet:
+    if not means.quiet:
         summary(store, storage_options)
 
 

@@ -1,13 +1,19 @@
 """Credentials stay out of whatever is shown: URLs that hold some are refused, errors are told without them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from voxstack.errors import InputError, VoxstackError
 
 _LONGEST = 400  # letters of an error of another program
+
+_IN_ARGUMENTS = (
+    (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),  # user and password in a URL
+    (re.compile(r"(?<=[?&])([^=&#\s]+)=[^&#\s]+"), r"\1=***"),  # signatures in a URL's query
+    (re.compile(r"(?i)^([\w.-]*(?:key|secret|token|password|credential|signature|sas)[\w.-]*)=.+", re.S), r"\1=***"),
+)
 
 StorageOptions = Mapping[str, Any]
 
@@ -66,3 +72,17 @@ def _texts(options: Any) -> Iterator[str]:
             yield from _texts(value)
     elif isinstance(options, str | bytes) and len(options) > 3:
         yield options if isinstance(options, str) else options.decode(errors="replace")
+
+
+def without_secrets(arguments: Sequence[str]) -> list[str]:
+    """A command line as it may be written down: what may be a secret becomes ``***``.
+
+    These are users, passwords and queries in URLs, and the value of ``NAME=VALUE`` where the name speaks of a key, a
+    token, a password or the like.
+    """
+    kept = []
+    for argument in arguments:
+        for pattern, instead in _IN_ARGUMENTS:
+            argument = pattern.sub(instead, argument)
+        kept.append(argument)
+    return kept

@@ -14,6 +14,7 @@ import dask
 from voxstack.errors import VoxstackError
 from voxstack.events import emit
 from voxstack.run.tasks import Task
+from voxstack.run.versions import check_versions
 
 _FRUITLESS_RETRIES = 10  # times that a task may lose its worker while no other task completes
 _LOOK = 1.0  # seconds without a result, after which the cluster is looked at
@@ -59,8 +60,12 @@ class Watchdog:
         return self._threads
 
     def look(self) -> None:
-        """Raise `VoxstackError` where no worker has been able to work for too long, or the scheduler is gone."""
+        """Raise `VoxstackError` where no worker has been able to work for too long, or the scheduler is gone.
+
+        Workers that are seen for the first time are asked whether they run the same code.
+        """
         workers = _workers(self._client)
+        check_versions(self._client, workers)
         self._looked, self._threads = monotonic(), sum(worker["nthreads"] for worker in workers.values())
         paused = [address for address, worker in workers.items() if worker.get("status") == "paused"]
         self._paused = {address: self._paused.get(address, self._looked) for address in paused}
@@ -154,6 +159,7 @@ def run_on_client(
     """
     flight = _Flight(client, label)
     try:
+        flight.look()
         while True:
             flight.submit(list(islice(tasks, None if ahead is None else flight.room(ahead))))
             if not flight:
@@ -179,6 +185,10 @@ class _Flight:
     def room(self, ahead: int) -> int:
         """For more tasks, with so many for each thread of the workers."""
         return max(ahead * max(self._watchdog.threads(), 1) - len(self), 0)
+
+    def look(self) -> None:
+        """Raise `VoxstackError` where the cluster cannot be worked with."""
+        self._watchdog.look()
 
     def submit(self, tasks: list[Task]) -> None:
         """Hand tasks to the workers."""

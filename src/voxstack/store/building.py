@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -17,7 +18,7 @@ from voxstack.errors import VoxstackWarning, writing
 from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
-from voxstack.run import Task, call, means, run
+from voxstack.run import Task, call, check_visible, means, run
 from voxstack.schema import COUNTS, SPACE, SUBJECT, map_names
 from voxstack.store import layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
@@ -77,6 +78,13 @@ class Request:
         elsewhere = any(image.affine is not None for of_map in self.placed.values() for image in of_map)
         return elsewhere or self.preparation.options.smoothing_fwhm is not None
 
+    def first_files(self) -> list[Path]:
+        """Of each map the first image that lies in a file."""
+        files = (
+            [i.source.image for i in of_map if isinstance(i.source.image, Path)] for of_map in self.placed.values()
+        )
+        return [of_map[0] for of_map in files if of_map]
+
     def digest(self) -> str:
         """Of what all batches depend on."""
         told = [self.preparation.digest(), self.maps, len(self.labels)]
@@ -132,6 +140,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
         standing = standing.swept()
         plan, threads = _plan(request, standing)
     cohort = _described(request, plan)
+    check_visible(request.first_files(), request.location.path)
 
     # Compute
     with writing(request.location, kept="What was done is kept."):

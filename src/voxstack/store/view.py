@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
+from socket import gethostname
 from typing import Any
 from uuid import uuid4
 
@@ -111,7 +112,10 @@ def _stamp(location: Location) -> int | str:
     try:
         return (location.path / ROOT).stat().st_mtime_ns
     except FileNotFoundError:
-        raise StoreError(f"{location} was removed after it was opened.") from None
+        raise StoreError(
+            f"{location} was removed after it was opened, or {gethostname()} does not see it: workers must see the "
+            "folder under the same path."
+        ) from None
 
 
 @lru_cache(maxsize=128)

@@ -1,0 +1,105 @@
+"""Worker processes on this machine that nobody else sees, and that Ctrl-C reaches only through this process."""
+
+import signal
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
+from pathlib import Path
+from typing import Any
+
+import dask
+import psutil
+from dask.system import CPU_COUNT
+
+_LOOPBACK = "127.0.0.1:0"
+
+
+@contextmanager
+def local_cluster(n_workers: int | None, *, memory_limit: str | None) -> Iterator[str]:
+    """Run everything inside on worker processes of one thread each, which end with it.
+
+    Scheduler, workers and their dashboards listen on loopback alone, at any free port; what workers spill lies in a
+    folder that only this user may enter, and is removed with it.
+
+    Parameters
+    ----------
+    n_workers
+        By default one per core.
+    memory_limit
+        Of each worker; by default its part of the machine's memory.
+
+    Yields
+    ------
+    str
+        Where to watch it.
+    """
+    from distributed import Client, LocalCluster
+
+    within = dask.config.get("temporary-directory", None)
+    if within:
+        Path(within).mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="voxstack-", dir=within or None, ignore_cleanup_errors=True) as scratch,
+        dask.config.set({"temporary-directory": scratch}),
+        _loop() as loop,
+        LocalCluster(
+            n_workers=n_workers or CPU_COUNT,
+            threads_per_worker=1,
+            memory_limit=memory_limit or "auto",
+            dashboard_address=_LOOPBACK,
+            worker_dashboard_address=_LOOPBACK,
+            loop=loop,
+        ) as cluster,
+        Client(cluster),
+    ):
+        try:
+            yield str(cluster.dashboard_link)
+        except BaseException:
+            _kill(cluster)
+            raise
+
+
+def _kill(cluster: Any) -> None:
+    """End the workers of a run that has failed or was stopped at once.
+
+    Asked to end, they would first go on with what nobody wants any more, for seconds, and print what they gave up. What
+    they write is whole or swept by the next call.
+    """
+    for nanny in cluster.workers.values():
+        nanny.auto_restart = False
+        with suppress(psutil.Error):
+            psutil.Process(nanny.pid).kill()
+
+
+@contextmanager
+def _loop() -> Iterator[Any]:
+    """An event loop in a thread that Ctrl-C does not reach."""
+    from distributed.utils import LoopRunner
+
+    runner = LoopRunner()
+    with _unreached_by_interrupts():
+        runner.start()
+    try:
+        yield runner.loop
+    finally:
+        runner.stop()
+
+
+@contextmanager
+def _unreached_by_interrupts() -> Iterator[None]:
+    """Threads that are started inside, and all that they start, never see SIGINT.
+
+    A terminal sends Ctrl-C to every process. Each worker would print where it was; and the one that had to be told by
+    this process to end may be gone already. Threads and processes inherit what is blocked, so it holds from a worker's
+    first moment on, and also for those that are started in place of dead ones.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # the thread that starts it would be unblocked
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
