@@ -68,7 +68,7 @@ def _make_cohort(folder: Path, n_subjects: int, resolution: float) -> None:
 
 def shown(value: float, unit: str) -> str:
     """A number with its unit."""
-    return f"{value:.0f}%" if unit == "%" else f"{value:.1f} {unit}"
+    return f"{value:.0f}%" if unit == "%" else f"{value:.{1 if unit in ('times', 's') else 0}f} {unit}"
 
 
 def table(numbers: list[Number]) -> str:
@@ -85,6 +85,7 @@ def table(numbers: list[Number]) -> str:
 def plot(numbers: list[Number], path: Path) -> None:
     """How far each number is from its target; to the right of the line is better."""
     mpl.use("Agg")
+    numbers = [number for number in numbers if number.target]  # that nothing may be left is no ratio
     scores = [number.target / number.value if number.at_most else number.value / number.target for number in numbers]
     colours = ["#2a6f97" if number.reached else "#c1121f" for number in numbers]
     figure, axes = plt.subplots(figsize=(9, 0.45 * len(numbers) + 1), layout="constrained")

@@ -116,6 +116,52 @@ def stack(
         Something is at `store` already, or another call is writing it.
     """
     # Validate
+    request, standing = requested(
+        participants,
+        store,
+        maps=maps,
+        label=label,
+        mask=mask,
+        options=Options.check(zero_is_missing, resample, smoothing_fwhm, smoothing_missing, dtype),
+        append=append,
+        overwrite=overwrite,
+        allow_outside=allow_outside,
+        shard=shard,
+        storage_options=storage_options,
+        source_options=source_options,
+    )
+
+    # Compute
+    with one_writer(request.location, break_lock=break_lock) as lock:
+        if Standing.look(request.location) != standing:
+            raise StoreError(f"{request.location} was written by another call meanwhile. Call again.")
+        warning = build(request, standing, lock, progress=progress)
+
+    # Conclude
+    if warning is not None:
+        warnings.warn(warning, VoxstackWarning, stacklevel=2)
+    return open_cohort(store, storage_options=storage_options)
+
+
+def requested(
+    participants: pd.DataFrame | str | Path,
+    store: str | Path,
+    *,
+    maps: Mapping[str, MapSpec],
+    label: str,
+    mask: Mask,
+    options: Options,
+    append: bool,
+    overwrite: bool,
+    allow_outside: bool,
+    shard: bool | None,
+    storage_options: Mapping[str, Any] | None,
+    source_options: Mapping[str, Any] | None,
+) -> tuple[Request, Standing]:
+    """What a call of `stack` asks for, and what stands at its place, when all headers have been read and nothing else.
+
+    Parameters, and what is raised, are those of `stack`.
+    """
     if append and overwrite:
         raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
     goal: Goal = "append" if append else "overwrite" if overwrite else "new"
@@ -124,25 +170,13 @@ def stack(
     labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
     kept = covariates(table, maps=maps, leave_out=image_columns(table, maps))
-    options = Options.check(zero_is_missing, resample, smoothing_fwhm, smoothing_missing, dtype)
     location = Location.of(store, storage_options)
     mask = mask_place(mask, of_sources)
     standing = Standing.look(location)
     standing.require(goal)
     sharded = standing.sharded(goal, shard)
-    grid = standing.grid() if append else mask_grid(mask) if resample is not None else None
-    grid, placed = place(sources, labels, grid=grid, resample=resample is not None)
+    grid = standing.grid() if append else mask_grid(mask) if options.resample is not None else None
+    grid, placed = place(sources, labels, grid=grid, resample=options.resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
     preparation = Preparation(options, grid, None if explicit is None else ~explicit)
-    request = Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded)
-
-    # Compute
-    with one_writer(location, break_lock=break_lock) as lock:
-        if Standing.look(location) != standing:
-            raise StoreError(f"{location} was written by another call meanwhile. Call again.")
-        warning = build(request, standing, lock, progress=progress)
-
-    # Conclude
-    if warning is not None:
-        warnings.warn(warning, VoxstackWarning, stacklevel=2)
-    return open_cohort(store, storage_options=storage_options)
+    return Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded), standing
