@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 import voxstack as vx
 from voxstack.cli import cli
@@ -95,6 +96,19 @@ def run_command(command: str) -> str:
     assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert "Traceback" not in done.stderr
     return done.stdout
+
+
+def test_files_on_the_page_of_clusters_can_be_read() -> None:
+    text = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
+    files = re.findall(r"^```{code-block} (\w+)\n:caption: (.+?)\n(.*?)^```", text, flags=re.M | re.S)
+    assert {"dask_gateway_config.py", "gateway.yaml", "cluster.yaml", "job.yaml", "on_slurm.py"} <= {
+        f[1] for f in files
+    }
+    for language, name, code in files:
+        if language == "python":
+            compile(code, name, "exec")
+        if language == "yaml":
+            assert isinstance(yaml.safe_load(code), dict), name
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/getting-started.md", "docs/concepts.md", "docs/statistics.md"])

@@ -146,10 +146,10 @@ class TestLog:
         handler = logging.FileHandler(tmp_path / "log.jsonl")
         handler.setFormatter(JsonLines())
         with handling(handler):
-            emit("something happened", logging.WARNING, number=3)
+            emit("something happened", number=3)
         (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
         told = json.loads(line)
-        assert (told["level"], told["event"], told["number"]) == ("warning", "something happened", 3)
+        assert (told["level"], told["event"], told["number"]) == ("info", "something happened", 3)
 
 
 class TestPerformanceReport:

@@ -14,7 +14,7 @@ from distributed import Client
 import voxstack as vx
 from background import dask_cluster
 from small_cohorts import MAPS, content, noise, save
-from voxstack.errors import InputError, VoxstackError, VoxstackWarning
+from voxstack.errors import InputError, StoreError, VoxstackError, VoxstackWarning
 from voxstack.run import Task, run, scheduler
 
 
@@ -110,6 +110,16 @@ class TestVisibility:
             vx.stack(table, mine / "cohort.zarr", maps=MAPS)
         assert content(mine) == before
         assert not (mine / "cohort.zarr").exists()
+
+    def test_those_that_do_not_see_a_cohort_say_so(self, tmp_path: Path) -> None:
+        mine = tmp_path / "mine"
+        table = save(mine, noise(4)).assign(age=[20.0, 31, 45, 58])
+        table["path"] = [str(mine / path) for path in table["path"]]
+        fit = vx.fit_glm(vx.stack(table, mine / "cohort.zarr", maps=MAPS), "~ age")
+        blind = preloaded(tmp_path, f"FOLDER = {str(mine)!r}\n{BLIND}")
+        told = pytest.raises(StoreError, match="does not see it: workers must see the folder")
+        with dask_cluster(tmp_path / "elsewhere", worker=blind) as address, scheduler(address), told:
+            vx.compute(fit)
 
     def test_those_that_see_them_stack_what_threads_do(self, tmp_path: Path) -> None:
         table = save(tmp_path / "maps", noise(4))

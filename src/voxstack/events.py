@@ -49,7 +49,7 @@ def handling(handler: logging.Handler) -> Iterator[None]:
     """Send the events of everything inside to a handler, too."""
     before = _logger.level
     _logger.addHandler(handler)
-    _logger.setLevel(min(handler.level, _logger.getEffectiveLevel()))
+    _logger.setLevel(min(handler.level or logging.DEBUG, _logger.getEffectiveLevel()))
     try:
         yield
     finally:

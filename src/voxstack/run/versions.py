@@ -81,7 +81,7 @@ def _ask(client: Any, workers: Iterable[str]) -> dict[str, Versions]:
         return {"scheduler": await client.scheduler.versions(packages=packages), **found}
 
     with suppress(OSError, KeyError):  # the connection is lost, or a worker is no more; both are found out elsewhere
-        return {name: told["packages"] for name, told in client.sync(ask).items()}
+        return {name: told["packages"] for name, told in client.sync(ask, callback_timeout="30s").items()}
     return {}
 
 
