@@ -47,6 +47,7 @@ class Watchdog:
         self._seen = False  # whether there ever was one
         self._told = False
         self._threads = 0
+        self._known: set[str] = set()  # addresses of workers
         self._paused: dict[str, float] = {}  # since when
 
     def see(self) -> None:
@@ -66,6 +67,9 @@ class Watchdog:
         """
         workers = _workers(self._client)
         check_versions(self._client, workers)
+        gone, self._known = self._known - workers.keys(), set(workers)
+        if gone:
+            emit("workers lost", logging.WARNING, lost=len(gone), left=len(workers))
         self._looked, self._threads = monotonic(), sum(worker["nthreads"] for worker in workers.values())
         paused = [address for address, worker in workers.items() if worker.get("status") == "paused"]
         self._paused = {address: self._paused.get(address, self._looked) for address in paused}
@@ -75,7 +79,7 @@ class Watchdog:
         waited, key = monotonic() - self._since, WORKER_TIMEOUT if self._seen else START_TIMEOUT
         if not self._told and waited > min(10.0, timeout(key) / 2):
             self._told = True
-            emit("no worker", logging.WARNING, paused=len(workers), seconds=round(waited, 1))
+            emit("waiting for a worker", logging.WARNING, paused=len(workers), seconds=round(waited, 1))
         if waited > timeout(key):
             raise VoxstackError(_no_worker(len(workers), self._seen, timeout(key), key))
 
@@ -243,12 +247,12 @@ class _Flight:
         """Have the nannies of workers start them anew."""
         if not stuck:
             return
-        self._count_death("worker paused", workers=stuck)
+        self._count_death("paused workers started anew", workers=len(stuck))
         with suppress(TimeoutError, ValueError, OSError):  # too slow, without a nanny, or gone by now
             self._client.restart_workers(stuck, timeout=30)
 
     def _resubmit(self, future: Any) -> None:
-        self._count_death("worker lost", task=str(future.key))
+        self._count_death("task resubmitted", task=str(future.key))
         future.retry()
         future.add_done_callback(self._finished.put)
 

@@ -2,8 +2,9 @@
 
 import signal
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -43,21 +44,44 @@ def local_cluster(n_workers: int | None, *, memory_limit: str | None) -> Iterato
         tempfile.TemporaryDirectory(prefix="voxstack-", dir=within or None, ignore_cleanup_errors=True) as scratch,
         dask.config.set({"temporary-directory": scratch}),
         _loop() as loop,
-        LocalCluster(
-            n_workers=n_workers or CPU_COUNT,
-            threads_per_worker=1,
-            memory_limit=memory_limit or "auto",
-            dashboard_address=_LOOPBACK,
-            worker_dashboard_address=_LOOPBACK,
-            loop=loop,
-        ) as cluster,
-        Client(cluster),
+        ExitStack() as started,
     ):
+        cluster = None
         try:
+            with _postponed_signals():
+                cluster = LocalCluster(
+                    n_workers=n_workers or CPU_COUNT,
+                    threads_per_worker=1,
+                    memory_limit=memory_limit or "auto",
+                    dashboard_address=_LOOPBACK,
+                    worker_dashboard_address=_LOOPBACK,
+                    loop=loop,
+                )
+                started.enter_context(cluster)
+                started.enter_context(Client(cluster))
             yield str(cluster.dashboard_link)
         except BaseException:
-            _kill(cluster)
+            if cluster is not None:
+                _kill(cluster)
             raise
+
+
+@contextmanager
+def _postponed_signals() -> Iterator[None]:
+    """What comes while a cluster starts is dealt with when it is there: half of one cannot be ended."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda got, _: came.append(got)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
 
 
 def _kill(cluster: Any) -> None:
