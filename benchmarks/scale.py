@@ -88,6 +88,7 @@ def _scale(folder: Path, many: int) -> tuple[dict[str, object], list[Number]]:
     with workers(2) as client:
         few = {name: watched(client, step) for name, step in _steps(folder, FEW).items()}
         two = {name: watched(client, step) for name, step in _steps(folder, many).items()}
+        planned = _planned(folder, many)
         decoding = {2: watched(client, partial(_decode, folder, many)).seconds}
     with workers(1) as client:
         decoding[1] = watched(client, partial(_decode, folder, many)).seconds
@@ -100,6 +101,10 @@ def _scale(folder: Path, many: int) -> tuple[dict[str, object], list[Number]]:
     numbers = [
         _at_most(f"{name} of {many:,} subjects: peak of a worker against its limit", 100 * most[name] / limit, 100, "%")
         for name in STEPS
+    ]
+    numbers += [
+        _at_most(f"{name} of {many:,} subjects: peak of a worker against its plan", 100 * most[name] / plan, 100, "%")
+        for name, plan in planned.items()
     ]
     numbers.append(_at_most("bytes that workers spilled to disk", sum(s.spilled for s in two.values()), 0, "bytes"))
     numbers.append(_at_most("workers that were restarted", sum(s.restarts for s in two.values()), 0, "workers"))
@@ -131,6 +136,15 @@ def _steps(folder: Path, n: int) -> dict[str, Callable[[], object]]:
         vx.permutation_test(vx.open_cohort(store), DESIGN, "age", n_permutations=number, statistics=statistics)
 
     return {"stack": stack, "fit": fit, "max-T": partial(permute, 1000, "voxel"), "TFCE": partial(permute, 100, "tfce")}
+
+
+def _planned(folder: Path, n: int) -> dict[str, int]:
+    """Bytes of a worker that the plan says for each step, whose worker this process' client has."""
+    cohort = vx.open_cohort(folder / f"{n}.zarr")
+    fitted = vx.memory_plan(cohort, n_regressors=4, n_contrasts=len(CONTRASTS))
+    of_voxels = vx.memory_plan(cohort, n_permutations=1000)
+    of_maps = vx.memory_plan(cohort, n_permutations=100, statistics=["tfce"])
+    return dict(zip(STEPS, (fitted.stack, fitted.fit, of_voxels.permute, of_maps.permute), strict=True))
 
 
 def _decode(folder: Path, n: int) -> None:

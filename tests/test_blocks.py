@@ -82,7 +82,7 @@ class TestStored:
 
     def test_data_in_memory_and_on_a_cluster_stay_where_they_are(self, stored: xr.Dataset) -> None:
         mask, kept = stored["mask"].values, np.ones(10, dtype=bool)
-        with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster, Client(cluster):
+        with LocalCluster(n_workers=1, processes=False, dashboard_address="127.0.0.1:0") as cluster, Client(cluster):
             persisted = stored["effect"].persist()
             blocks = columns(as_blocks(persisted), mask, kept)
             assert all(isinstance(block.values, Delayed) for block in blocks)

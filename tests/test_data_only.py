@@ -225,7 +225,7 @@ def test_what_spills_from_worker_processes_is_private(tmp_path: Path) -> None:
 
     with (
         dask.config.set({"temporary-directory": str(tmp_path)}),
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0") as cluster,
         Client(cluster) as client,
     ):
         folders = client.run(lambda dask_worker: dask_worker.local_directory).values()

@@ -15,6 +15,7 @@ import voxstack as vx
 from random_cohorts import cohort_of
 from voxstack.cli import cli
 from voxstack.errors import InputError
+from voxstack.events import collecting
 from voxstack.plan import PROCESS, Means
 from voxstack.plan.permutation import PermutationWork, Schedule
 
@@ -127,3 +128,55 @@ def test_the_command_line_says_it(tmp_path: Path) -> None:
     assert "At most" in result.output
     assert "GiB of memory" in result.output
     assert vx.open_results(tmp_path / "out" / "results.zarr")["dof"].dims == ("x", "y", "z")
+
+
+class TestExplain:
+    """What --explain says is what is then done, and nothing is done for it."""
+
+    design = ("--design", "~ age", "--contrast", "age", "--output")
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = vx.simulate_cohort(tmp_path / "cohort", n_subjects=6, resolution=6)
+        vx.stack(folder / "participants.tsv", tmp_path / "c.zarr", maps={"effect": "effect_path"})
+        return tmp_path
+
+    def told(self, *words: object) -> dict[str, str]:
+        done = CliRunner().invoke(cli, [*map(str, words), "--explain"])
+        assert done.exit_code == 0, done.output
+        rows = [line.split("  ", 1) for line in done.output.splitlines()]
+        return {name: value.strip() for name, value in rows}
+
+    def test_stack(self, folder: Path) -> None:
+        words = ("stack", folder / "cohort" / "participants.tsv", folder / "new.zarr", "--map", "effect=effect_path")
+        told = self.told(*words, "--memory-limit", "1GiB")
+        assert told["may be used"].startswith("1.00 GiB")
+        assert told["batches"] == "of 64 subjects, one task each"
+        assert "GiB" in told["at most needed"]
+        assert not (folder / "new.zarr").exists()
+
+    def test_fit(self, folder: Path) -> None:
+        told = self.told("fit", folder / "c.zarr", *self.design, folder / "out")
+        assert told["tasks"] == "at most 2 that read, 8 chunks each"
+        assert not (folder / "out").exists()
+
+    @pytest.mark.parametrize("statistics", [("voxel",), ("voxel", "tfce")])
+    def test_permute(self, folder: Path, statistics: tuple[str, ...]) -> None:
+        chosen = [word for name in statistics for word in ("--statistic", name)]
+        words = ("permute", folder / "c.zarr", *self.design, folder / "out", "--permutations", 100, *chosen)
+        told = self.told(*words)
+        assert not (folder / "out").exists()
+        with collecting() as events:
+            vx.permutation_test(
+                vx.open_cohort(folder / "c.zarr"), "~ age", "age", n_permutations=100, statistics=statistics
+            )
+        done = {event["step"]: event["tasks"] for event in events}
+        parts = int(told["parts"].split()[0])
+        assert done["permute voxels"] == parts
+        assert int(told["tasks"]) == parts + done.get("permute maps", 0) * (parts + 1)
+
+    def test_a_fit_that_does_not_fit_is_refused(self, folder: Path) -> None:
+        words = ["fit", str(folder / "c.zarr"), *self.design, str(folder / "out"), "--memory-limit", "300MiB"]
+        with pytest.raises(InputError, match=r"A fit with 2 regressors and 1 contrasts needs 0\.\d+ GiB of memory"):
+            CliRunner().invoke(cli, words, catch_exceptions=False)
+        assert not (folder / "out").exists()

@@ -46,12 +46,16 @@ def test_s3_holds_the_same_cohort_and_result_as_a_folder(
 
 def test_a_permutation_test_goes_on_from_a_checkpoint_in_s3(s3: dict[str, Any], participants: Path) -> None:
     cohort = vx.stack(participants, "s3://bucket/p.zarr", maps={"effect": "effect_path"}, storage_options=s3)
-    options: dict[str, Any] = {"n_permutations": 40, "checkpoint": "s3://bucket/checkpoint", "storage_options": s3}
+    options: dict[str, Any] = {
+        "n_permutations": 40,
+        "checkpoint": "s3://bucket/voxels-checkpoint",
+        "storage_options": s3,
+    }
     first = vx.permutation_test(cohort, "~ age", "age", **options)
-    kept = Remote("", s3).content("s3://bucket/checkpoint")
+    kept = Remote("", s3).content("s3://bucket/voxels-checkpoint")
     assert "run.json" in kept
     again = vx.permutation_test(cohort, "~ age", "age", **options)
-    assert Remote("", s3).content("s3://bucket/checkpoint") == kept
+    assert Remote("", s3).content("s3://bucket/voxels-checkpoint") == kept
     xr.testing.assert_identical(first, again)
     local = vx.permutation_test(cohort, "~ age", "age", n_permutations=40)
     xr.testing.assert_identical(first, local)

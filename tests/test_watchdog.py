@@ -43,7 +43,7 @@ def pause(dask_worker: Any) -> None:
 
 def clustered(n_workers: int, **options: Any) -> Iterator[Client]:
     with (
-        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address=None, **options) as cluster,
+        LocalCluster(n_workers=n_workers, threads_per_worker=1, dashboard_address="127.0.0.1:0", **options) as cluster,
         Client(cluster) as client,
     ):
         yield client

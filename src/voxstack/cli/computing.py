@@ -25,7 +25,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Means:
+class Conditions:
     """What users say of how a verb runs.
 
     Attributes
@@ -49,12 +49,12 @@ class Means:
 
 
 def computing(command: Command) -> Command:
-    """The options of every verb that computes, which it gets as `Means`."""
-    names = [field.name for field in fields(Means)]
+    """The options of every verb that computes, which it gets as `Conditions`."""
+    names = [field.name for field in fields(Conditions)]
 
     @wraps(command)
     def gathered(**options: Any) -> Any:
-        return command(means=Means(**{name: options.pop(name) for name in names}), **options)
+        return command(conditions=Conditions(**{name: options.pop(name) for name in names}), **options)
 
     file = click.Path(path_type=Path, dir_okay=False)
     decorated: Any = gathered
@@ -77,6 +77,12 @@ def computing(command: Command) -> Command:
     return computed
 
 
+def planned(command: Command) -> Command:
+    """--explain of the verbs whose work can be planned."""
+    help_ = "Say how the work is divided and how much memory it needs, and do nothing."
+    return click.option("--explain", is_flag=True, help=help_)(command)
+
+
 class Record:
     """What is told of a run beside its results.
 
@@ -84,14 +90,14 @@ class Record:
     ----------
     context
         Of the command.
-    means
+    conditions
         How it runs.
     events
         Of the run, as they come.
     """
 
-    def __init__(self, context: click.Context, means: Means, events: list[Event]) -> None:
-        self._context, self._means, self._events = context, means, events
+    def __init__(self, context: click.Context, conditions: Conditions, events: list[Event]) -> None:
+        self._context, self._conditions, self._events = context, conditions, events
         self._started, self._clock = datetime.now(UTC), perf_counter()
 
     def told(self) -> dict[str, Any]:
@@ -100,7 +106,7 @@ class Record:
         return {
             "command": ["voxstack", *without_secrets(self._context.meta.get(ARGUMENTS, []))],
             "versions": provenance.record(str(self._context.info_name))["versions"],
-            "scheduler": {"kind": self._means.where.partition(":")[0], **executing()},
+            "scheduler": {"kind": self._conditions.where.partition(":")[0], **executing()},
             "started": self._started.isoformat(timespec="seconds"),
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "seconds": round(perf_counter() - self._clock, 3),
@@ -110,12 +116,12 @@ class Record:
 
 
 @contextmanager
-def running(means: Means, *, going_on: str) -> Iterator[Record]:
+def running(conditions: Conditions, *, going_on: str) -> Iterator[Record]:
     """Run on the scheduler that the options name, tell what they ask for, and stop in one way.
 
     Parameters
     ----------
-    means
+    conditions
         The options.
     going_on
         A sentence for users who stop the command: what becomes of what is done.
@@ -123,17 +129,19 @@ def running(means: Means, *, going_on: str) -> Iterator[Record]:
     context = click.get_current_context()
     context.meta[GOING_ON] = going_on
     verb, clock, outcome = str(context.info_name), perf_counter(), "failed"
-    with _log_file(means.log), handling(_Notes(logging.WARNING)):
-        emit("command started", command=verb, voxstack=__version__, scheduler=means.where.partition(":")[0])
+    with _log_file(conditions.log), handling(_Notes(logging.WARNING)):
+        emit("command started", command=verb, voxstack=__version__, scheduler=conditions.where.partition(":")[0])
         try:
             with (
-                scheduler(means.where, workers=means.workers, memory_limit=means.memory_limit) as dashboard,
-                performance_report(means.report),
+                scheduler(
+                    conditions.where, workers=conditions.workers, memory_limit=conditions.memory_limit
+                ) as dashboard,
+                performance_report(conditions.report),
                 collecting() as events,
             ):
-                if dashboard and not means.quiet:
+                if dashboard and not conditions.quiet:
                     click.echo(f"Dask dashboard: {dashboard}", err=True)
-                yield Record(context, means, events)
+                yield Record(context, conditions, events)
             outcome = "done"
         except KeyboardInterrupt:
             outcome = "stopped"

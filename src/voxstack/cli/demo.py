@@ -4,7 +4,7 @@ import click
 from rich.table import Table
 from scipy.stats import norm
 
-from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.computing import Conditions, computing, running
 from voxstack.cli.console import console
 from voxstack.demo import Z_THRESHOLD, Demo, run_demo
 
@@ -13,11 +13,11 @@ from voxstack.demo import Z_THRESHOLD, Demo, run_demo
 @click.option("--subjects", type=int, default=40, show_default=True, help="Number of subjects.")
 @click.option("--output", "folder", type=click.Path(), default="voxstack-demo", show_default=True)
 @computing
-def command(subjects: int, folder: str, means: Means) -> None:
+def command(subjects: int, folder: str, conditions: Conditions) -> None:
     """Simulate a cohort on the MNI 3 mm grid, stack it, fit age and sex, and hold the maps against the truth."""
-    with running(means, going_on="The same command begins anew."):
-        demo = run_demo(folder, n_subjects=subjects, progress=not means.quiet)
-    if not means.quiet:
+    with running(conditions, going_on="The same command begins anew."):
+        demo = run_demo(folder, n_subjects=subjects, progress=not conditions.quiet)
+    if not conditions.quiet:
         _report(demo, subjects)
 
 

@@ -6,7 +6,7 @@ import click
 import numpy as np
 import xarray as xr
 
-from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.computing import Conditions, computing, planned, running
 from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
 from voxstack.cli.storage import READ
 from voxstack.computation import compute
@@ -29,6 +29,7 @@ from voxstack.store.open import open_cohort
 @click.option("--effect-size", "effect_sizes", type=click.Choice(list(EFFECT_SIZES)), multiple=True,
               help="Write maps of this effect size, too. May be repeated.")  # fmt: skip
 @click.option("--confidence", type=float, metavar="LEVEL", help="Such as 0.95: write bounds of the effect, too.")
+@planned
 @computing
 def command(
     store: str,
@@ -47,14 +48,15 @@ def command(
     folder: str,
     overwrite: bool,
     storage_options: dict[str, Any] | None,
-    means: Means,
+    explain: bool,
+    conditions: Conditions,
 ) -> None:
     """Fit a linear model to every voxel of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     place = place_of(folder, storage_options)
     check_output(place, overwrite=overwrite)
     going_on = "Nothing was written: the same command begins anew."
-    with running(means, going_on=going_on) as record, without_empty(place):
+    with running(conditions, going_on=going_on) as record, without_empty(place):
         cohort = open_cohort(store, storage_options=storage_options)
         fit = fit_glm(
             cohort, design, variable=variable, missing=missing, min_subjects=min_subjects, drop_missing=drop_missing,
@@ -64,20 +66,24 @@ def command(
         # What cannot be written is found before the work starts.
         map_file_names(lazy, log10_p=log10_p)
         tell_dropped(fit.attrs.get("dropped_subjects", []))
-        if not means.quiet:
+        plan = memory_plan(
+            cohort,
+            n_regressors=fit.sizes["regressor"],
+            n_contrasts=lazy.sizes["contrast"],
+            maps_per_contrast=len(lazy.data_vars),
+            missing=missing,
+        )
+        if explain:
+            click.echo(plan.explain("fit"))
+            return
+        plan.check("fit")
+        if not conditions.quiet:
             _tell_design(fit)
-            plan = memory_plan(
-                cohort,
-                n_regressors=fit.sizes["regressor"],
-                n_contrasts=lazy.sizes["contrast"],
-                maps_per_contrast=len(lazy.data_vars),
-                missing=missing,
-            )
             click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
         make_folder(place)
-        result = compute(lazy, progress=not means.quiet)
+        result = compute(lazy, progress=not conditions.quiet)
         paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p, record=record.told())
-    if not means.quiet:
+    if not conditions.quiet:
         click.echo(f"{len(paths)} maps and results.zarr in {place}")
 
 

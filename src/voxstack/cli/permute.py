@@ -5,7 +5,7 @@ from typing import Any, Literal
 import click
 import xarray as xr
 
-from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.computing import Conditions, computing, planned, running
 from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
 from voxstack.cli.storage import READ
 from voxstack.design import make_design
@@ -54,6 +54,7 @@ from voxstack.store.open import open_cohort
               help="The same p-values; mixed is about twice as fast.")  # fmt: skip
 @click.option("--checkpoint", metavar="DIR",
               help="Keeps what is done: after a stop the same command goes on from there.")  # fmt: skip
+@planned
 @computing
 def command(
     store: str,
@@ -88,18 +89,28 @@ def command(
     tail: TailRule,
     precision: Precision,
     checkpoint: str | None,
-    means: Means,
+    explain: bool,
+    conditions: Conditions,
 ) -> None:
     """Test contrasts by relabelling the subjects of the cohort STORE, and write maps and results.zarr into DIR."""
     hypotheses = contrasts(t_contrasts, f_contrasts)
     place = place_of(folder, storage_options)
     check_output(place, overwrite=overwrite)
-    with running(means, going_on=_going_on(checkpoint)) as record, without_empty(place):
+    with running(conditions, going_on=_going_on(checkpoint)) as record, without_empty(place):
         cohort = open_cohort(store, storage_options=storage_options)
         matrix = make_design(cohort, design, drop_missing=drop_missing)
         tell_dropped(matrix.attrs.get("dropped_subjects", []))
-        if not means.quiet:
-            plan = memory_plan(cohort, n_contrasts=len(hypotheses), statistics=statistics or (VOXEL,))
+        plan = memory_plan(
+            cohort,
+            n_contrasts=len(hypotheses),
+            missing=missing,
+            statistics=statistics or (VOXEL,),
+            n_permutations=permutations,
+        )
+        if explain:
+            click.echo(plan.explain("permute"))
+            return
+        if not conditions.quiet:
             click.echo(f"At most {plan.permute / 2**30:.2f} GiB of memory")
         make_folder(place)
         result = permutation_test(
@@ -128,10 +139,10 @@ def command(
             precision=precision,
             checkpoint=checkpoint,
             storage_options=storage_options,
-            progress=not means.quiet,
+            progress=not conditions.quiet,
         )
         paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p, record=record.told())
-    if not means.quiet:
+    if not conditions.quiet:
         _tell(result)
         click.echo(f"{len(paths)} maps and results.zarr in {place}")
 

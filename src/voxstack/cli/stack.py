@@ -4,12 +4,14 @@ from typing import Any
 
 import click
 
-from voxstack.cli.computing import Means, computing, running
+from voxstack.cli.computing import Conditions, computing, planned, running
 from voxstack.cli.info import summary
 from voxstack.cli.options import named
 from voxstack.cli.storage import READ, read_options, with_storage_options
 from voxstack.errors import InputError
-from voxstack.store.stack import stack
+from voxstack.memory import memory_plan
+from voxstack.store.preparation import Options
+from voxstack.store.stack import requested, stack
 
 
 @click.command("stack")
@@ -61,6 +63,7 @@ from voxstack.store.stack import stack
     callback=read_options,
     help="The same for the table, the images and the mask, where these need others than STORE.",
 )
+@planned
 @computing
 def command(
     participants: str,
@@ -69,26 +72,39 @@ def command(
     mask: str,
     smoothing_fwhm: str | None,
     storage_options: dict[str, Any] | None,
-    means: Means,
+    explain: bool,
+    conditions: Conditions,
     **options: Any,
 ) -> None:
     """Stack the maps of the subjects in the table PARTICIPANTS into the cohort STORE.
 
     A call that was stopped, in whatever way, goes on when it is called again.
     """
-    with running(means, going_on="The batches that are done are kept: the same command goes on from there."):
-        stack(
-            participants,
-            store,
-            maps=named(maps, "--map"),
-            mask=_mask(mask),
-            smoothing_fwhm=_widths(smoothing_fwhm),
-            storage_options=storage_options,
-            progress=not means.quiet,
-            **options,
-        )
-    if not means.quiet:
+    with running(conditions, going_on="The batches that are done are kept: the same command goes on from there."):
+        options |= {"maps": named(maps, "--map"), "mask": _mask(mask), "smoothing_fwhm": _widths(smoothing_fwhm)}
+        options |= {"storage_options": storage_options}
+        if explain:
+            click.echo(_explained(participants, store, **options))
+            return
+        stack(participants, store, progress=not conditions.quiet, **options)
+    if not conditions.quiet:
         summary(store, storage_options)
+
+
+def _explained(participants: str, store: str, *, break_lock: bool, **options: Any) -> str:
+    """The plan, which needs the headers of all images."""
+    how = ("zero_is_missing", "resample", "smoothing_fwhm", "smoothing_missing", "dtype")
+    checked = Options.check(*(options.pop(name) for name in how))
+    request, _ = requested(participants, store, options=checked, **options)
+    plan = memory_plan(
+        n_subjects=len(request.labels),
+        shape=request.preparation.grid.shape,
+        n_maps=len(request.maps),
+        dtype=checked.dtype,
+        filtered=request.filtered,
+        shard=request.sharded,
+    )
+    return plan.explain("stack")
 
 
 def _mask(text: str) -> str | float:

@@ -210,12 +210,13 @@ class _Flight:
             future = self._patiently(partial(self._finished.get, timeout=_LOOK))
             if future.key not in self._tasks:
                 continue
-            with _connected():
-                if future.status == "error" and isinstance(future.exception(), KilledWorker):
-                    self._resubmit(future)
-                    continue
+            try:
                 # A worker may be gone with the result, which is then computed again.
-                result = self._patiently(partial(self._result, future))
+                with _connected():
+                    result = self._patiently(partial(self._result, future))
+            except KilledWorker:
+                self._resubmit(future)
+                continue
             task, _ = self._tasks.pop(future.key)
             future.release()
             self._deaths = 0
@@ -226,7 +227,7 @@ class _Flight:
         try:
             return future.result(timeout=_LOOK)
         except TimeoutError:
-            if future.status == "error":  # what the task itself raised
+            if future.status == "error" and isinstance(future.exception(), TimeoutError):  # of the task itself
                 raise
             raise Empty from None
 
