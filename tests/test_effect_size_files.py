@@ -101,7 +101,7 @@ def test_the_command_line_writes_them_and_replaces_them(tmp_path: Path) -> None:
 
     assert run("--overwrite").exit_code == 0
     assert names(tmp_path / "out") == plain
-    assert len(list((tmp_path / "out").glob("*.json"))) == len(plain)
+    assert len(list((tmp_path / "out").glob("contrast-*.json"))) == len(plain)
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     done = run("--overwrite", "--confidence", "95")
     assert isinstance(done.exception, InputError)

@@ -73,8 +73,6 @@ class Demo:
     ----------
     folder
         Where everything is.
-    results
-        The folder in it with the results.
     files
         Images, the picture and the result store.
     picture
@@ -86,7 +84,6 @@ class Demo:
     """
 
     folder: Path
-    results: Path
     files: tuple[Path, ...]
     picture: Path | None
     seconds: dict[str, float]
@@ -137,7 +134,7 @@ def run_demo(folder: str | Path, *, n_subjects: int = 40, seed: int = 0, progres
     lap("draw")
     found, detections = compare_with_truth(result)
     everything = (*files, output / RESULTS, *([] if picture is None else [picture]))
-    return Demo(folder, output, everything, picture, seconds, found, detections)
+    return Demo(folder, everything, picture, seconds, found, detections)
 
 
 def compare_with_truth(result: xr.Dataset) -> tuple[tuple[Found, ...], tuple[Detection, ...]]:

@@ -17,8 +17,6 @@ from voxstack._version import __version__
 from voxstack.cli.stopping import ARGUMENTS, GOING_ON
 from voxstack.errors import writing
 from voxstack.events import Event, JsonLines, collecting, emit, handling
-from voxstack.export.record import write_record
-from voxstack.io.places import Remote
 from voxstack.io.secrets import without_secrets
 from voxstack.run import executing, performance_report, scheduler
 from voxstack.run.schedulers import FORMS
@@ -115,10 +113,6 @@ class Record:
             "steps": [{key: value for key, value in event.items() if key != "event"} for event in tasks],
             "incidents": [event for event in self._events if event["event"] != "tasks ended"],
         }
-
-    def write(self, folder: Path | Remote) -> None:
-        """Into the folder of the results."""
-        write_record(folder, self.told())
 
 
 @contextmanager

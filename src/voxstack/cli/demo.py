@@ -15,9 +15,8 @@ from voxstack.demo import Z_THRESHOLD, Demo, run_demo
 @computing
 def command(subjects: int, folder: str, conditions: Conditions) -> None:
     """Simulate a cohort on the MNI 3 mm grid, stack it, fit age and sex, and hold the maps against the truth."""
-    with running(conditions, going_on="The same command begins anew.") as record:
+    with running(conditions, going_on="The same command begins anew."):
         demo = run_demo(folder, n_subjects=subjects, progress=not conditions.quiet)
-        record.write(demo.results)
     if not conditions.quiet:
         _report(demo, subjects)
 

@@ -82,8 +82,7 @@ def command(
             click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
         make_folder(place)
         result = compute(lazy, progress=not conditions.quiet)
-        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
-        record.write(place)
+        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p, record=record.told())
     if not conditions.quiet:
         click.echo(f"{len(paths)} maps and results.zarr in {place}")
 

@@ -141,8 +141,7 @@ def command(
             storage_options=storage_options,
             progress=not conditions.quiet,
         )
-        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p)
-        record.write(place)
+        paths = write_folder(result, place, overwrite=overwrite, log10_p=log10_p, record=record.told())
     if not conditions.quiet:
         _tell(result)
         click.echo(f"{len(paths)} maps and results.zarr in {place}")

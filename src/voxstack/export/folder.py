@@ -1,6 +1,7 @@
-"""The folder of a run: its maps and its `results.zarr`, which belong together."""
+"""The folder of a run: its maps, its `results.zarr` and what is told of the run, which belong together."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from voxstack.errors import writing
 from voxstack.export.files import make_folder, staged
 from voxstack.export.maps import contents_of_maps, file_names, places_of_maps
 from voxstack.export.results import check_target, open_results, save_results
-from voxstack.io.places import Remote, place_of
+from voxstack.io.places import Place, Remote, place_of
 from voxstack.store.location import Location
 from voxstack.store.published import ROOT
 
-RESULTS = "results.zarr"
+RESULTS, RECORD = "results.zarr", "provenance.json"
 
 
 def write_folder(
@@ -23,6 +24,7 @@ def write_folder(
     *,
     overwrite: bool = False,
     log10_p: bool = False,
+    record: Mapping[str, Any] | None = None,
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Any]:
     """Write the maps of a computed result and the result itself into a folder.
@@ -37,6 +39,8 @@ def write_folder(
         Replace what an earlier run has written there, maps of contrasts that are gone included.
     log10_p
         See `write_maps`.
+    record
+        What is told of the run, in plain values, for provenance.json: times and command line, which no store holds.
     storage_options
         Credentials and settings for a URL.
 
@@ -58,14 +62,15 @@ def write_folder(
     old: set[str] = set()
     if overwrite and (results / ROOT).exists():
         found = _open(results)
-        old = file_names(found, log10_p=False) | file_names(found, log10_p=True)
+        old = file_names(found, log10_p=False) | file_names(found, log10_p=True) | {RECORD}
+    contents = _contents(dataset, place, log10_p, record)
     if isinstance(results, Remote):
-        _put(dataset, results, overwrite=overwrite, log10_p=log10_p)
+        _put(dataset, results, contents, overwrite=overwrite)
     else:
-        with staged(contents_of_maps(dataset, place, log10_p=log10_p)):
+        with staged(contents):
             save_results(dataset, results, overwrite=overwrite)
     with writing(place):
-        for name in old - file_names(dataset, log10_p=log10_p):
+        for name in old - file_names(dataset, log10_p=log10_p) - (set() if record is None else {RECORD}):
             (place / name).unlink(missing_ok=True)
     return places_of_maps(dataset, place, log10_p=log10_p)
 
@@ -76,11 +81,19 @@ def _open(results: Path | Remote) -> xr.Dataset:
     return open_results(results)
 
 
-def _put(dataset: xr.Dataset, results: Remote, *, overwrite: bool, log10_p: bool) -> None:
-    """Nothing is put before all maps are made, and what marks a run as complete, the result's root, comes last."""
+def _contents(
+    dataset: xr.Dataset, place: Place, log10_p: bool, record: Mapping[str, Any] | None
+) -> Iterator[tuple[Place, bytes]]:
+    """Of all files beside `results.zarr`."""
+    yield from contents_of_maps(dataset, place, log10_p=log10_p)
+    if record is not None:
+        yield place / RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _put(dataset: xr.Dataset, results: Remote, contents: Iterator[tuple[Place, bytes]], *, overwrite: bool) -> None:
+    """Nothing is put before all files are made, and what marks a run as complete, the result's root, comes last."""
     with writing(results.parent):
         check_target(Location.of(results), overwrite=overwrite)
-        contents = list(contents_of_maps(dataset, results.parent, log10_p=log10_p))
-        for place, content in contents:
+        for place, content in list(contents):
             place.write_bytes(content)
         save_results(dataset, results.url, overwrite=overwrite, storage_options=results.storage_options)

@@ -91,7 +91,7 @@ def _kill(cluster: Any) -> None:
     they write is whole or swept by the next call.
     """
     for nanny in cluster.workers.values():
-        nanny.auto_restart = False
+        nanny.close_gracefully()  # it starts no other one in its place
         with suppress(psutil.Error):
             psutil.Process(nanny.pid).kill()
 
