@@ -66,7 +66,7 @@ def environment() -> list[Any]:
 
 def test_environment_yml_holds_the_dependencies_of_pyproject_and_no_others() -> None:
     wanted: dict[str, SpecifierSet] = {}
-    for requirement in requirements("report", "cloud", "gateway", "test"):
+    for requirement in requirements("report", "cloud", "gateway", "dashboard", "test"):
         name = canonicalize_name(requirement.name)
         wanted[CONDA_NAMES.get(name, name)] = requirement.specifier
     found = {r.name: r.specifier for r in (Requirement(line) for line in environment() if isinstance(line, str))}

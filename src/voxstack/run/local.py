@@ -74,12 +74,12 @@ def _postponed_signals() -> Iterator[None]:
         return
     came: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda got, _: came.append(got)) for number in numbers}
+    before = {signum: signal.signal(signum, lambda got, _: came.append(got)) for signum in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for signum, handler in before.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
     for number in came[:1]:
         signal.raise_signal(number)
 
