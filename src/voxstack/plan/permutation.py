@@ -20,12 +20,13 @@ LEAST_SHARE = 0.01
 
 _RELABELLED_BYTES = 2**27  # of relabellings that a process keeps
 _TILE_BYTES, _TILE = 2**25, 2048  # of residuals in double precision; voxels, whose products stay in cache
+_LEAST_TILE = 128  # voxels: relabellings of many subjects are made anew for each tile, and cost as much as many voxels
 _LEAST_PART = 64  # voxels of a task
 
 
 def tile_voxels(n: int) -> int:
     """Voxels whose residuals of n subjects are held in double precision at a time."""
-    return min(_power_of_2(_TILE_BYTES // (8 * n)), _TILE)
+    return min(max(_power_of_2(_TILE_BYTES // (8 * n)), _LEAST_TILE), _TILE)
 
 
 def relabelled_bytes(n: int, number: int) -> int:
@@ -122,7 +123,7 @@ class PermutationWork:
         n, batch = self.n_subjects, min(schedule.batch, self.n_relabellings)
         copies = 3 if self.available else 1
         reading = copies * n * min(schedule.part, max(self.blocks)) * self.itemsize + 3 * self.chunk
-        computing = 4 * 8 * n * tile_voxels(n) + 4 * VECTOR_BYTES
+        computing = 4 * 8 * n * min(tile_voxels(n), schedule.part) + 4 * VECTOR_BYTES
         if not self.n_statistics:
             return reading + computing
         # Lists are joined to those of the whole map, and sorted on the way.
