@@ -151,6 +151,10 @@ class Rates:
     subject: float
 
 
+QUICK_CASES = tuple((n, part, number) for n in (512, 8192) for part in (256, 512) for number in (4, 8))
+"""Tasks that take no time, and tell nothing."""
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much is measured.
@@ -171,8 +175,8 @@ class Effort:
     )
 
 
-def measure(folder: Path, effort: Effort) -> Rates:
-    """Make a small store, and run what there is to run on it."""
+def measure(folder: Path, effort: Effort) -> tuple[pd.DataFrame, Rates]:
+    """Make a small store, and run what there is to run on it; also the table that it was made of."""
     table, batch = _stacked(folder, effort.repeats)
     small = folder / "small.zarr"
     image = sum(Path(path).stat().st_size for path in table[MAP]) / len(table)
@@ -181,7 +185,7 @@ def measure(folder: Path, effort: Effort) -> Rates:
     with one_core():
         voxels, maps = (_law(function, tests, effort) for function in (_tally, _maps))
         enhance = _enhance(Test(vx.open_cohort(small)), effort.repeats)
-    return Rates(batch, _fit(folder, effort.repeats), voxels, maps, enhance, image, stored)
+    return table, Rates(batch, _fit(folder, effort.repeats), voxels, maps, enhance, image, stored)
 
 
 def _stacked(folder: Path, repeats: int) -> tuple[pd.DataFrame, float]:

@@ -9,7 +9,7 @@ client. Work is handed over as `voxstack.run` does it: all groups of tasks at on
 import heapq
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import count, islice
 from typing import Any
 
@@ -22,10 +22,11 @@ from voxstack.run import Task
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a task: seconds of a core, and bytes of its result."""
+    """Of a task: seconds of a core, bytes of its result, and bytes that it reads from a store and writes to one."""
 
     seconds: float
     result: float = 0.0
+    stored: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ class Outcome:
         Seconds that the scheduler was busy.
     moved
         Bytes that went from worker to worker or to the client.
+    stored
+        Bytes that were read from and written to stores.
     """
 
     wall: float
@@ -86,6 +89,11 @@ class Outcome:
     tasks: int
     scheduler: float
     moved: float
+    stored: float
+
+    def __add__(self, other: "Outcome") -> "Outcome":
+        """One after the other."""
+        return Outcome(*(getattr(self, one.name) + getattr(other, one.name) for one in fields(self)))
 
     def efficiency(self, workers: int) -> float:
         """Share of the cores' time that tasks took."""
@@ -143,6 +151,7 @@ class _Cluster:
     client_free: float = 0.0
     busy: float = 0.0
     moved: float = 0.0
+    stored: float = 0.0
     ran: int = 0
     idle: set[int] = field(default_factory=set)
     where: dict[Hashable, set[int]] = field(default_factory=dict)
@@ -166,6 +175,7 @@ class _Cluster:
             self.where[need].add(worker)
         self.moved += missing
         self.busy += node.cost.seconds
+        self.stored += node.cost.stored
         self.ran += 1
         return self.scheduler_free + missing / self.network.rate + node.cost.seconds
 
@@ -232,4 +242,4 @@ def simulate(groups: Iterable[Group], workers: int, network: Network, *, ahead: 
             cluster.send(nodes[key])
             hand_over()
     wall = max(cluster.now, cluster.client_free)
-    return Outcome(wall, cluster.busy, cluster.ran, cluster.ran * network.per_task, cluster.moved)
+    return Outcome(wall, cluster.busy, cluster.ran, cluster.ran * network.per_task, cluster.moved, cluster.stored)

@@ -11,11 +11,11 @@ from typing import Any
 import xarray as xr
 from dask.core import literal
 from rates import N_RELABELLINGS, Rates, Test, block_of, name_of, sizes, tested
-from scheduling import Cost, CostOf, Group, Node, one_by_one, together
+from scheduling import Cost, CostOf, Group, Network, Node, Outcome, one_by_one, simulate, together
 
 from voxstack import computation
 from voxstack.inference.engine import map_tasks, voxel_tasks
-from voxstack.plan import CHUNKS_PER_TASK, Means
+from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK, Means
 from voxstack.plan.permutation import PermutationWork, Schedule
 from voxstack.run import Task
 
@@ -23,8 +23,8 @@ STEPS = ("stack", "fit", "max-T", "TFCE")
 
 
 @dataclass(frozen=True)
-class Work:
-    """A step of a study.
+class Phase:
+    """One call of `run` in a step of a study.
 
     Attributes
     ----------
@@ -64,13 +64,23 @@ class Study:
         result = tested(self.cohort).unify_chunks()
         return together(fit_tasks(result), self._cost_of_fit)
 
-    def work(self, step: str, means: Means) -> Work:
-        """One of `STEPS`, as it is divided for such workers."""
+    def simulate(self, step: str, means: Means, network: Network) -> Outcome:
+        """One of `STEPS` on workers of one thread each."""
+        total = Outcome(0, 0, 0, 0, 0, 0)
+        for phase in self._phases(step, means):
+            total += simulate(phase.groups, means.tasks, network, ahead=phase.ahead)
+        return total
+
+    def _phases(self, step: str, means: Means) -> Iterator[Phase]:
         if step == "stack":
-            return Work(self._stack(), 2)
-        if step == "fit":
-            return Work(iter([self._fit]), None)
-        return self._permute(self.schedule(means, maps=step == "TFCE"), maps=step == "TFCE")
+            yield Phase(self._stack(), 2)
+        elif step == "fit":
+            yield Phase(iter([self._fit]), None)
+        else:
+            schedule = self.schedule(means, maps=step == "TFCE")
+            yield Phase(self._voxels(schedule), 2)  # whatever else is tested
+            if step == "TFCE":
+                yield Phase(self._maps(schedule), 1)
 
     def permutations(self, *, maps: bool) -> PermutationWork:
         """What a test is to the memory plan."""
@@ -94,32 +104,44 @@ class Study:
         """Parts and batches, as a test would choose them."""
         return self.permutations(maps=maps).schedule(means)
 
+    @cached_property
+    def _chunk(self) -> float:
+        """Bytes of a stored chunk."""
+        return self.rates.subject * SUBJECTS_PER_CHUNK / len(self._test.parts())
+
+    @property
+    def _column(self) -> float:
+        """Bytes of all chunks of subjects of a block."""
+        return self._chunk * -(-self.n // SUBJECTS_PER_CHUNK)
+
     def _stack(self) -> Iterator[Group]:
         chunks = self.cohort["effect"].chunks
         assert chunks is not None
         for number, size in enumerate(chunks[0]):
-            seconds = self.rates.batch * size / max(chunks[0])
-            yield Group([Node(number, Cost(seconds), ())], [number])
+            cost = Cost(self.rates.batch * size / SUBJECTS_PER_CHUNK, 0, size * (self.rates.image + self.rates.subject))
+            yield Group([Node(number, cost, ())], [number])
 
     def _cost_of_fit(self, key: Any, node: Any) -> Cost:
         name = name_of(key)
         cost = self.rates.fit.get((name, block_of(key))) or self.rates.fit.get((name, None)) or Cost(0)
         if name.endswith("-reduce"):
-            return Cost(cost.seconds * len(node[5]) / CHUNKS_PER_TASK, cost.result)
+            chunks = len(node[5])
+            return Cost(cost.seconds * chunks / CHUNKS_PER_TASK, cost.result, chunks * self._chunk)
         if name.endswith("-combine"):
             return Cost(cost.seconds * (len(node[2]) - 1), cost.result)
         return cost
 
-    def _permute(self, schedule: Schedule, *, maps: bool) -> Work:
+    def _voxels(self, schedule: Schedule) -> Iterator[Group]:
+        test, most, parts = self._test, self.number, self._test.parts(schedule.part)
+        windows = [range(at, min(at + schedule.window, most)) for at in range(0, most, schedule.window)]
+        left = [(number, rows) for rows in windows for number in range(len(parts))]
+        return one_by_one(voxel_tasks(parts, test.hypotheses, left), self._cost_of_voxels)
+
+    def _maps(self, schedule: Schedule) -> Iterator[Group]:
         test, most = self._test, self.number
-        parts = test.parts(schedule.part)
-        if not maps:
-            windows = [range(at, min(at + schedule.window, most)) for at in range(0, most, schedule.window)]
-            left = [(number, rows) for rows in windows for number in range(len(parts))]
-            return Work(one_by_one(voxel_tasks(parts, test.hypotheses, left), self._cost_of_voxels), 2)
         batches = [range(at, min(at + schedule.batch, most)) for at in range(0, most, schedule.batch)]
-        tasks = map_tasks(parts, test.hypotheses, test.enhancement, batches)
-        return Work(one_by_one(tasks, self._cost_of_maps), 1)
+        tasks = map_tasks(test.parts(schedule.part), test.hypotheses, test.enhancement, batches)
+        return one_by_one(tasks, self._cost_of_maps)
 
     def _cost_of_voxels(self, task: Task) -> CostOf:
         _, rows = task.key  # type: ignore[misc]
@@ -129,7 +151,7 @@ class Study:
                 return Cost(0)
             part = _part(node)
             seconds = self.rates.voxels(**sizes(self.n, part, len(rows), self.number))
-            return Cost(seconds, 8 * len(self._test.hypotheses) * (4 * part + len(rows)))
+            return Cost(seconds, 8 * len(self._test.hypotheses) * (4 * part + len(rows)), self._column)
 
         return cost
 
@@ -144,7 +166,7 @@ class Study:
             if name != "permute-maps":
                 return Cost(0)
             part = _part(node)
-            return Cost(self.rates.maps(**sizes(self.n, part, len(rows), self.number)), 8 * maps * part)
+            return Cost(self.rates.maps(**sizes(self.n, part, len(rows), self.number)), 8 * maps * part, self._column)
 
         return cost
 
