@@ -130,7 +130,7 @@ def _decode_categorical(name: str, values: NDArray[Any], levels: Sequence[Any], 
 def _texts(column: "pd.Series[Any]") -> NDArray[Any]:
     missing = column.isna()
     texts = [None if absent else str(value) for value, absent in zip(column, missing, strict=True)]
-    bad = [text for text in texts if text is not None and not is_plain_text(text)]
+    bad = [text for text in dict.fromkeys(texts) if text is not None and not is_plain_text(text)]
     if bad:
         raise InputError(f"The covariate {column.name!r} holds {bad[0]!r}, which is not valid text. Correct it.")
     return text_array(texts)

@@ -37,6 +37,8 @@ def as_blocks(variable: xr.DataArray) -> da.Array:
     return data
 
 
+# What keys are made of, and what may hold some.
+_OF_GRAPHS = (str, bytes, int, float, list, dict, set, frozenset, GraphNode, TaskRef)
 _FEW = 2**12  # bytes, such as of the numbers of the subjects that a chunk gets from another one
 
 
@@ -74,8 +76,22 @@ class Recipe:
 
 def chunk_of(graph: Mapping[Any, Any], key: Any) -> Any:
     """A chunk for a task: a `Recipe`, or where it depends on data in memory or on a cluster, its key."""
+    node = graph[key]
+    if _is_one_call(node):  # as of all chunks of a store, of which there are many
+        return Recipe({key: node}, key)
     part = needed_by(graph, [key])
     return key if any(_is_data(node) for node in part.values()) else Recipe(part, key)
+
+
+def _is_one_call(node: Any) -> bool:
+    """Whether a node is a call whose arguments can be neither keys nor tasks, such as a place in a store."""
+    return type(node) is tuple and callable(node[0]) and all(map(_is_itself, node[1:]))
+
+
+def _is_itself(argument: Any) -> bool:
+    if type(argument) is tuple:
+        return all(type(one) is slice for one in argument)
+    return not isinstance(argument, _OF_GRAPHS)
 
 
 def _is_data(node: Any) -> bool:

@@ -10,9 +10,11 @@ import numpy as np
 from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.tokenize import TokenizationError
+from dask.utils import ensure_dict
 from numpy.typing import NDArray
 
 from voxstack.blocks.chunks import Recipe, chunk_of, made, matrix, needed_by, slices
+from voxstack.blocks.packed import Packed
 from voxstack.kernels.chunks import turned
 
 
@@ -30,9 +32,9 @@ class Stored:
         For each chunk, which of its subjects are wanted (n,).
     """
 
-    chunks: Sequence[Recipe]
-    inside: NDArray[np.bool_]
-    kept: Sequence[NDArray[np.bool_]]
+    chunks: Packed[list[Recipe]]
+    inside: Packed[NDArray[np.bool_]]
+    kept: Packed[list[NDArray[np.bool_]]]
 
 
 class Columns(NamedTuple):
@@ -70,8 +72,9 @@ def columns(
     numbers = np.full(mask.size, -1)
     numbers[turned(mask).ravel()] = np.arange(np.count_nonzero(mask))
     numbered = turned(numbers.reshape(mask.shape[::-1]))
-    graph, token = array.__dask_graph__(), tokenize(array.name, mask, kept)
+    graph, token = ensure_dict(array.__dask_graph__()), tokenize(array.name, mask, kept)
     rows = [kept[span] for span in slices(array.chunks[0])]
+    of_all = Packed(rows)
     axes = [slices(axis) for axis in array.chunks[1:]]
     found = []
     for block in product(*(range(len(axis)) for axis in axes)):
@@ -80,10 +83,11 @@ def columns(
             continue
         keys = [(array.name, s, *block) for s in range(array.numblocks[0])]
         chunks = [chunk_of(graph, key) for key in keys]
+        of_block = Packed(chunks) if all(isinstance(chunk, Recipe) for chunk in chunks) else None
         for part, inside in enumerate(_parts(mask[place], most)):
             mine = turned(numbered[place])[turned(inside)]
-            if all(isinstance(chunk, Recipe) for chunk in chunks):
-                found.append(Columns(mine, Stored(chunks, inside, rows)))
+            if of_block is not None:
+                found.append(Columns(mine, Stored(of_block, Packed(inside), of_all)))
                 continue
             key = f"columns-{token}-{(*block, part)}"
             made_of: dict[Any, Any] = {key: (_gathered, chunks, inside, rows), **needed_by(graph, keys)}
@@ -103,7 +107,9 @@ def _parts(inside: NDArray[np.bool_], most: int | None) -> Iterator[NDArray[np.b
 
 def column_values(values: Stored | NDArray[Any]) -> NDArray[Any]:
     """(n, v) float32 or float64 array of `Columns.values`, in a task."""
-    return _gathered(values.chunks, values.inside, values.kept) if isinstance(values, Stored) else values
+    if not isinstance(values, Stored):
+        return values
+    return _gathered(values.chunks.unpack(), values.inside.unpack(), values.kept.unpack())
 
 
 def _gathered(
@@ -129,10 +135,12 @@ def stored_fingerprint(blocks: Sequence[Columns]) -> str | None:
     """
     told: list[Any] = []
     for block in blocks:
-        if not isinstance(block.values, Stored) or any(chunk.read is None for chunk in block.values.chunks):
+        if not isinstance(block.values, Stored):
             return None
-        reads = [chunk.read for chunk in block.values.chunks]
-        told.append((reads, block.values.inside, block.values.kept))
+        reads = [chunk.read for chunk in block.values.chunks.unpack()]
+        if any(read is None for read in reads):
+            return None
+        told.append((reads, block.values.inside.unpack(), block.values.kept.unpack()))
     try:
         return str(tokenize(told, ensure_deterministic=True))
     except TokenizationError:

@@ -9,9 +9,11 @@ from typing import Any
 import dask.array as da
 import numpy as np
 from dask.base import tokenize
+from dask.utils import ensure_dict
 from numpy.typing import NDArray
 
 from voxstack.blocks.chunks import Recipe, chunk_of, made, matrix, slices
+from voxstack.blocks.packed import Packed
 from voxstack.blocks.voxels import scattered, unpacked
 from voxstack.plan import CHUNKS_PER_TASK
 
@@ -79,7 +81,7 @@ def reduce_subjects(
     chunks = arrays[0].chunks
     token = tokenize([array.name for array in arrays], passes, setup, mask, dict(outputs), whole)
     setup_key, maps_key = f"{passes[0].name}-setup-{token}", f"{passes[-1].name}-maps-{token}"
-    rows, sources = slices(chunks[0]), [array.__dask_graph__() for array in arrays]
+    rows, sources = slices(chunks[0]), [ensure_dict(array.__dask_graph__()) for array in arrays]
     together = len(rows) if whole else CHUNKS_PER_TASK
     groups = [range(first, min(first + together, len(rows))) for first in range(0, len(rows), together)]
     voxels = [slices(axis) for axis in chunks[1:]]
@@ -89,6 +91,7 @@ def reduce_subjects(
         inside = mask[tuple(axis[i] for axis, i in zip(voxels, block, strict=True))]
         if not inside.any():
             continue
+        voxels_inside = Packed(inside)
         inputs = [
             [[chunk_of(source, (array.name, s, *block)) for array, source in zip(arrays, sources, strict=True)]
              for s in group]
@@ -101,12 +104,22 @@ def reduce_subjects(
             for at, (group, some) in enumerate(zip(groups, inputs, strict=True)):
                 key = (f"{stage.name}-reduce-{number}-{token}", at, *block)
                 spans = [rows[s] for s in group]
-                graph[key] = (_partial, stage.partial, stage.combine, whole, some, spans, inside, setup_key, previous)
+                graph[key] = (
+                    _partial,
+                    stage.partial,
+                    stage.combine,
+                    whole,
+                    some,
+                    spans,
+                    voxels_inside,
+                    setup_key,
+                    previous,
+                )
                 states.append(key)
             state = _combine_tree(graph, f"{stage.name}-combine-{number}-{token}", states, block, stage.combine)
             previous = (f"{stage.name}-solve-{number}-{token}", *block)
             graph[previous] = (_finish, stage.finish, state, setup_key)
-        graph[(maps_key, *block)] = (scattered, previous, inside, dict(outputs))
+        graph[(maps_key, *block)] = (_scattered, previous, voxels_inside, dict(outputs))
     return unpacked(maps_key, graph, [array for array in arrays if array.name in in_graph], outputs, chunks[1:])
 
 
@@ -142,11 +155,12 @@ def _partial(
     whole: bool,
     chunks: list[list[Recipe | NDArray[Any]]],
     rows: list[slice],
-    inside: NDArray[np.bool_],
+    voxels: Packed[NDArray[np.bool_]],
     setup: _Opaque,
     previous: Any,
 ) -> Any:
     """State of some chunks of subjects, one after the other; or of all of them at once where they are needed whole."""
+    inside = voxels.unpack()
     if whole:
         matrices = [[matrix(made(chunk), inside) for chunk in of_array] for of_array in zip(*chunks, strict=True)]
         span = slice(rows[0].start, rows[-1].stop)
@@ -156,3 +170,7 @@ def _partial(
         for of_rows, span in zip(chunks, rows, strict=True)
     )
     return reduce(combine, states)
+
+
+def _scattered(maps: Arrays, voxels: Packed[NDArray[np.bool_]], outputs: Mapping[str, tuple[int, ...]]) -> Arrays:
+    return scattered(maps, voxels.unpack(), outputs)

@@ -1,6 +1,6 @@
 """All relabellings of all voxels: one schedule for maxima of voxels, one for statistics of whole maps."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import cast
 
 import numpy as np
@@ -42,13 +42,12 @@ def count_voxels(
         left += [(number, rows) for rows in missing]
     left.sort(key=lambda one: one[1].start)  # all blocks of some relabellings, then of the next ones
     running = Running(hypotheses, [one.maxima for one in found], [rows for _, rows in left])
-    tested = shared("permute-hypotheses", hypotheses)
-    tasks = (
-        Task((i, rows), call("permute-voxels", tally_block, blocks[i].values, tested, rows.start, rows.stop))
-        for i, rows in left
-    )
     for key, tallies in track(
-        run(tasks, label="permute voxels"), total=len(left), description="voxels", visible=progress, note=running.text
+        run(voxel_tasks(blocks, hypotheses, left), label="permute voxels"),
+        total=len(left),
+        description="voxels",
+        visible=progress,
+        note=running.text,
     ):
         number, rows = cast("tuple[int, range]", key)
         parts = [tally._asdict() for tally in tallies]
@@ -56,6 +55,15 @@ def count_voxels(
         _add(found, blocks[number], rows, parts)
         running.finish(rows)
     return found
+
+
+def voxel_tasks(
+    blocks: Sequence[Columns], hypotheses: Sequence[Hypothesis], left: Iterable[tuple[int, range]]
+) -> Iterator[Task]:
+    """Tasks of some blocks, by number, and relabellings."""
+    tested = shared("permute-hypotheses", hypotheses)
+    for i, rows in left:
+        yield Task((i, rows), call("permute-voxels", tally_block, blocks[i].values, tested, rows.start, rows.stop))
 
 
 def _nothing(v: int, number: int) -> Found:
@@ -100,7 +108,7 @@ def enhance_maps(
     done, left = checkpoint.divide("maps", most, checkpoint.schedule["batch"])
     for rows in done:
         _put(found, rows, unpack(checkpoint.load("maps", rows), len(hypotheses)))
-    tasks = _batches(blocks, hypotheses, enhancement, left)
+    tasks = map_tasks(blocks, hypotheses, enhancement, left)
     running = Running(hypotheses, [one.largest[enhancement.names[-1]] for one in found], left)
     # A batch has a task for each part of a block: one for each thread keeps all busy, and few maps in memory.
     for key, parts in track(
@@ -122,9 +130,10 @@ def _put(found: Sequence[Found], rows: range, parts: Sequence[Arrays]) -> None:
             whole.largest[name][rows.start : rows.start + len(values)] = values
 
 
-def _batches(
-    blocks: Sequence[Columns], hypotheses: Sequence[Hypothesis], enhancement: Enhancement, batches: Sequence[range]
+def map_tasks(
+    blocks: Sequence[Columns], hypotheses: Sequence[Hypothesis], enhancement: Enhancement, batches: Iterable[range]
 ) -> Iterator[Task]:
+    """Tasks of batches of relabellings: one for each block, and one that puts their maps together."""
     tested, how = shared("permute-hypotheses", hypotheses), shared("permute-statistics", enhancement)
     numbers = shared("permute-places", tuple(block.numbers for block in blocks))
     for rows in batches:

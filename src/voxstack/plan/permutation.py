@@ -2,12 +2,13 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
 from voxstack.errors import InputError
 from voxstack.plan import Means
 
 WINDOW = 8192
-"""Relabellings of one task that takes maxima of voxels: those of the default number in one."""
+"""Relabellings of one task that takes maxima of voxels, at most: those of the default number in one."""
 
 MAPS_TOGETHER = 16
 """Whole maps that are put together from their blocks at a time."""
@@ -20,12 +21,13 @@ LEAST_SHARE = 0.01
 
 _RELABELLED_BYTES = 2**27  # of relabellings that a process keeps
 _TILE_BYTES, _TILE = 2**25, 2048  # of residuals in double precision; voxels, whose products stay in cache
+_LEAST_TILE = 128  # voxels: relabellings of many subjects are made anew for each tile, and cost as much as many voxels
 _LEAST_PART = 64  # voxels of a task
 
 
 def tile_voxels(n: int) -> int:
     """Voxels whose residuals of n subjects are held in double precision at a time."""
-    return min(_power_of_2(_TILE_BYTES // (8 * n)), _TILE)
+    return min(max(_power_of_2(_TILE_BYTES // (8 * n)), _LEAST_TILE), _TILE)
 
 
 def relabelled_bytes(n: int, number: int) -> int:
@@ -44,6 +46,12 @@ def _power_of_2(most: int) -> int:
 
 def _rounds(number: int, tasks: int) -> int:
     return -(-number // tasks)
+
+
+def _time_of_tasks(total: float, largest: float, at_once: int) -> float:
+    """About how long tasks of different sizes take: at the end some have nothing to do, for half a task on average."""
+    idle = largest / 2 * (1 - 1 / at_once)
+    return max(total / at_once, largest - idle) + idle
 
 
 @dataclass(frozen=True)
@@ -122,7 +130,7 @@ class PermutationWork:
         n, batch = self.n_subjects, min(schedule.batch, self.n_relabellings)
         copies = 3 if self.available else 1
         reading = copies * n * min(schedule.part, max(self.blocks)) * self.itemsize + 3 * self.chunk
-        computing = 4 * 8 * n * tile_voxels(n) + 4 * VECTOR_BYTES
+        computing = 4 * 8 * n * min(tile_voxels(n), schedule.part) + 4 * VECTOR_BYTES
         if not self.n_statistics:
             return reading + computing
         # Lists are joined to those of the whole map, and sorted on the way.
@@ -156,7 +164,8 @@ class PermutationWork:
         most = max(self.blocks)
         parts = {max(-(-most // k), min(_LEAST_PART, most)) for k in (*range(1, 9), *(1 << e for e in range(4, 16)))}
         batches = [1 << e for e in range(WINDOW.bit_length())] if self.n_statistics else [1]
-        every = [Schedule(part, batch) for part in sorted(parts) for batch in batches]
+        windows = [WINDOW >> e for e in range(4)]
+        every = [Schedule(*sizes) for sizes in product(sorted(parts), batches, windows)]
         fit = [schedule for schedule in every if self.peak(schedule, means) <= means.memory]
         if not fit:
             raise self._too_little(every[0], means)
@@ -179,16 +188,21 @@ class PermutationWork:
 
     def _time(self, schedule: Schedule, means: Means) -> float:
         """How long a test takes, in ns for each voxel of the mask, by rates of one core (measured)."""
-        # To take a voxel of a subject out of a chunk, and to decode it, for each part of a block anew; to relabel it,
-        # and to enhance it in a map.
-        read = self.n_subjects * (12.0 + 8.0 * -(-max(self.blocks) // schedule.part))
-        product, enhance = (0.08, 60.0) if self._whole else (0.03, 3.0)
-        parts, tasks, number = self.parts(schedule), means.tasks, self.n_relabellings
-        batches, batch = -(-number // schedule.batch), min(schedule.batch, number)
-        time = _rounds(parts * -(-number // schedule.window), tasks) * read / parts
+        n, number, parts, tasks = self.n_subjects, self.n_relabellings, self.parts(schedule), means.tasks
+        # To take a voxel of a subject out of its nuisance, for each hypothesis, and to decode it, for each part of a
+        # block anew.
+        read = n * (12.0 * self.n_hypotheses + 8.0 * -(-max(self.blocks) // schedule.part))
+        # To relabel it, for each hypothesis; many subjects are relabelled for each tile of voxels anew.
+        making = 0.0 if keeps_relabellings(n, number) else 45.0 / min(tile_voxels(n), schedule.part)
+        multiply, enhance = (0.08, 60.0) if self._whole else (0.03, 3.0)
+        window, windows = min(schedule.window, number), -(-number // schedule.window)
+        relabel = window * n * (0.03 + making) * self.n_hypotheses
+        largest = (read + relabel) * min(schedule.part, max(self.blocks)) / self.voxels
+        time = _time_of_tasks(windows * (read + relabel), largest, tasks)
         if not self.n_statistics:
             return time
-        relabel, enhancing = batch * product * self.n_subjects, batch * enhance
+        batches, batch = -(-number // schedule.batch), min(schedule.batch, number)
+        relabel, enhancing = batch * n * (multiply + making) * self.n_hypotheses, batch * enhance * self.n_hypotheses
         if means.remote:  # any worker takes any part
             return (
                 time + _rounds(parts * batches, tasks) * (read + relabel) / parts + _rounds(batches, tasks) * enhancing
