@@ -125,11 +125,12 @@ def _gathered(
 def stored_fingerprint(blocks: Sequence[Columns]) -> str | None:
     """Of all values of some blocks, where the store that they are read from tells it; else None.
 
-    Only of chunks that are read as they are: of what else is done to them Dask makes no names that last.
+    Only of chunks that are read as they are: of what else is done to them Dask makes no names that last. And only by
+    what says itself what its values depend on: the name of a file would be the same for other content.
     """
     told: list[Any] = []
     for block in blocks:
-        if not isinstance(block.values, Stored) or any(chunk.read is None for chunk in block.values.chunks):
+        if not isinstance(block.values, Stored) or not all(map(_says_what_it_reads, block.values.chunks)):
             return None
         reads = [chunk.read for chunk in block.values.chunks]
         told.append((reads, block.values.inside, block.values.kept))
@@ -137,3 +138,7 @@ def stored_fingerprint(blocks: Sequence[Columns]) -> str | None:
         return str(tokenize(told, ensure_deterministic=True))
     except TokenizationError:
         return None
+
+
+def _says_what_it_reads(chunk: Recipe) -> bool:
+    return chunk.read is not None and hasattr(chunk.read[1], "__dask_tokenize__")
