@@ -119,8 +119,7 @@ def _place_given_up() -> Iterator[None]:
 
     Where every thread of the workers held such a task there would be none left for what they wait for.
     """
-    from distributed.threadpoolexecutor import rejoin
-    from distributed.utils import thread_state
+    from distributed.threadpoolexecutor import rejoin, thread_state
     from distributed.worker import secede
 
     if not hasattr(thread_state, "start_time"):
