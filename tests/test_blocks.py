@@ -127,3 +127,14 @@ print(fingerprint(columns(as_blocks(cohort["effect"]), cohort["mask"].values, np
     def test_of_what_is_computed_it_is_that_of_the_values(self, stored: xr.Dataset) -> None:
         assert self.told(stored * 2) == self.told((stored * 2).compute())
         assert self.told(stored * 2) != self.told(stored * 3)
+
+    def test_a_file_that_a_task_names_may_hold_other_values(self, tmp_path: Path) -> None:
+        file = tmp_path / "maps.npy"
+
+        def told(maps: np.ndarray[Any, Any]) -> str:
+            np.save(file, maps)
+            graph = {("load", 0, 0, 0, 0): (np.load, str(file))}
+            array = da.Array(graph, "load", chunks=tuple((n,) for n in maps.shape), dtype=maps.dtype)
+            return fingerprint(columns(array, np.ones(maps.shape[1:], dtype=bool), np.ones(len(maps), dtype=bool)))
+
+        assert told(noise(10)) == told(noise(10)) != told(noise(10, seed=1))

@@ -157,6 +157,14 @@ def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
+def test_in_a_store_it_would_be_removed_when_that_is_written_to(tmp_path: Path) -> None:
+    vx.save_results(run(None, 10), tmp_path / "store")
+    before = content(tmp_path / "store")
+    with pytest.raises(InputError, match=r"would lie in the store .*store, which removes what is not its own"):
+        run(tmp_path / "store" / "some" / "folder", 10)
+    assert content(tmp_path / "store") == before
+
+
 @pytest.mark.parametrize("left", [b"", b"what is this", 0.5], ids=["nothing", "other content", "half"])
 def test_a_damaged_file_is_named(tmp_path: Path, left: bytes | float) -> None:
     run(tmp_path / "checkpoint", 20)

@@ -1,11 +1,13 @@
 """What executes: threads and clusters, lost workers, BLAS threads, block-wise computing."""
 
+import asyncio
 import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import dask
@@ -36,6 +38,14 @@ def square(number: int) -> int:
 
 def fail(number: int) -> int:
     raise ZeroDivisionError(f"task {number} divides by zero")
+
+
+def raise_empty(number: int) -> int:
+    raise Empty
+
+
+def squares(number: int) -> list[int]:
+    return sorted(result for _, result in run(task(i, square, i) for i in range(number)))
 
 
 def die_at_first(number: int, mark: Path) -> int:
@@ -221,6 +231,30 @@ class TestCluster:
         tasks = [task("deadly", die_at_first, 9, tmp_path / "died"), *(task(i, square, i) for i in range(12))]
         assert dict(run(tasks)) == {"deadly": 81} | {i: i**2 for i in range(12)}
         assert (tmp_path / "died").exists()
+
+    def test_an_exception_that_queues_raise_is_one_like_others(self, client: Client) -> None:
+        with pytest.raises(Empty):
+            list(run([task(i, raise_empty if i == 1 else square, i) for i in range(3)]))
+        assert not client.futures
+
+    def test_tasks_of_a_task_find_a_thread_where_there_is_only_one(self) -> None:
+        options: dict[str, Any] = {"processes": False, "dashboard_address": "127.0.0.1:0"}
+        with LocalCluster(n_workers=1, threads_per_worker=1, **options) as cluster, Client(cluster) as client:
+            futures = client.map(squares, [1, 3], pure=False)
+            assert [future.result(timeout=30) for future in futures] == [[0], [0, 1, 4]]
+
+    def test_an_event_loop_is_not_kept_from_its_own_client(self) -> None:
+        def squared() -> list[int]:
+            return sorted(result for _, result in run(task(i, square, i) for i in range(3)))
+
+        async def both() -> list[int]:
+            options: dict[str, Any] = {"processes": False, "dashboard_address": "127.0.0.1:0", "asynchronous": True}
+            async with LocalCluster(n_workers=1, **options) as cluster, Client(cluster, asynchronous=True):
+                with pytest.raises(InputError, match="asynchronous"):
+                    squared()
+                return await asyncio.wait_for(asyncio.to_thread(squared), 20)
+
+        assert asyncio.run(both()) == [0, 1, 4]
 
     def test_endless_deaths_end_with_advice(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("voxstack.run.cluster._FRUITLESS_RETRIES", 1)

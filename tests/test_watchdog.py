@@ -102,6 +102,15 @@ class TestErrors:
         with pytest.raises(VoxstackError, match="The connection to the Dask scheduler is lost"):
             list(results)
 
+    @pytest.mark.parametrize("seconds", [0.3, 0.35, 0.45])
+    def test_the_client_is_closed_meanwhile(self, client_in_process: Client, seconds: float) -> None:
+        with Client(client_in_process.cluster.scheduler_address) as other, other.as_current():
+            results = run([task(i, i, 0.1) for i in range(30)])
+            next(results)
+            threading.Timer(seconds, other.close).start()
+            with pytest.raises(VoxstackError, match="The connection to the Dask scheduler is lost"):
+                list(results)
+
     def test_tasks_that_never_fit_end_with_advice(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("voxstack.run.cluster._FRUITLESS_RETRIES", 1)
         with (

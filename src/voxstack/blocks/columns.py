@@ -131,17 +131,23 @@ def _gathered(
 def stored_fingerprint(blocks: Sequence[Columns]) -> str | None:
     """Of all values of some blocks, where the store that they are read from tells it; else None.
 
-    Only of chunks that are read as they are: of what else is done to them Dask makes no names that last.
+    Only of chunks that are read as they are: of what else is done to them Dask makes no names that last. And only by
+    what says itself what its values depend on: the name of a file would be the same for other content.
     """
     told: list[Any] = []
     for block in blocks:
         if not isinstance(block.values, Stored):
             return None
-        reads = [chunk.read for chunk in block.values.chunks.unpack()]
-        if any(read is None for read in reads):
+        chunks = block.values.chunks.unpack()
+        if not all(map(_says_what_it_reads, chunks)):
             return None
+        reads = [chunk.read for chunk in chunks]
         told.append((reads, block.values.inside.unpack(), block.values.kept.unpack()))
     try:
         return str(tokenize(told, ensure_deterministic=True))
     except TokenizationError:
         return None
+
+
+def _says_what_it_reads(chunk: Recipe) -> bool:
+    return chunk.read is not None and hasattr(chunk.read[1], "__dask_tokenize__")

@@ -1,6 +1,5 @@
 """Options that several verbs share, and how their texts are read."""
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,7 +15,7 @@ from voxstack.export.results import check_target
 from voxstack.io.places import Place
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.store.location import Location
-from voxstack.store.published import ROOT
+from voxstack.store.published import enclosing
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -70,10 +69,8 @@ def modelling(command: Command) -> Command:
 def check_output(folder: Place, *, overwrite: bool) -> None:
     """Refuse a folder for results that holds other ones, or lies in a store; before any work."""
     check_target(Location.of(folder / RESULTS), overwrite=overwrite)
-    within = Path(os.path.realpath(folder)) if isinstance(folder, Path) else folder
-    for parent in (within, *within.parents):
-        if (parent / ROOT).exists():
-            raise StoreError(f"{parent} is a store itself. Choose another folder for the results.")
+    if (store := enclosing(folder)) is not None:
+        raise StoreError(f"{store} is a store itself. Choose another folder for the results.")
 
 
 def tell_dropped(dropped: Sequence[str]) -> None:

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError, writing
+from voxstack.io.places import place_of
 from voxstack.store import keys
 from voxstack.store.location import Location
+from voxstack.store.published import enclosing
 
 _RUN = "run.json"
 _PROGRAM = "voxstack permutation test"
@@ -71,10 +73,10 @@ class Checkpoint:
         Raises
         ------
         InputError
-            It belongs to another run, and in what that differs.
+            It belongs to another run, and in what that differs; or it would lie in a store.
         """
         new = cls(location, schedule)
-        if new._store is None:
+        if new._store is None or new._location is None:
             return new
         with writing(location):
             told = keys.get(new._store, _RUN)
@@ -83,6 +85,11 @@ class Checkpoint:
                 if there:
                     raise InputError(
                         f"{location} holds other files, and no checkpoint. Choose a folder that does not exist yet."
+                    )
+                if (outer := enclosing(place_of(new._location.url, new._location.storage_options))) is not None:
+                    raise InputError(
+                        f"The checkpoint {location} would lie in the store {outer}, which removes what is not its own. "
+                        "Choose another place."
                     )
                 content = {"program": _PROGRAM, "identity": identity, "schedule": schedule}
                 keys.put(new._store, {_RUN: json.dumps(content, indent=1).encode()})

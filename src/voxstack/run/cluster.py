@@ -103,7 +103,7 @@ def _workers(client: Any) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _connected() -> Iterator[None]:
+def _connected(client: Any) -> Iterator[None]:
     """What a client raises that has no scheduler any more is said in words."""
     from distributed.client import ClosedClientError, FutureCancelledError
 
@@ -111,6 +111,33 @@ def _connected() -> Iterator[None]:
         yield
     except (ClosedClientError, FutureCancelledError) as error:
         raise _lost_scheduler() from error
+    except (RuntimeError, UnboundLocalError) as error:  # of one that is closed in the middle of a question
+        if client.status in ("running", "connecting"):
+            raise
+        raise _lost_scheduler() from error
+
+
+@contextmanager
+def _place_given_up() -> Iterator[None]:
+    """Within a task of a worker, which waits for others from here on: the worker takes another one meanwhile.
+
+    Where every thread of the workers held such a task there would be none left for what they wait for.
+    """
+    from distributed.threadpoolexecutor import rejoin, thread_state
+    from distributed.worker import secede
+
+    if not hasattr(thread_state, "start_time"):
+        yield
+        return
+    try:
+        secede()
+    except KeyError:  # it has done so itself
+        yield
+        return
+    try:
+        yield
+    finally:
+        rejoin()
 
 
 def _lost_scheduler() -> VoxstackError:
@@ -162,15 +189,20 @@ def run_on_client(
         Of the span of the tasks on the dashboard.
     """
     flight = _Flight(client, label)
-    try:
-        flight.look()
-        while True:
-            flight.submit(list(islice(tasks, None if ahead is None else flight.room(ahead))))
-            if not flight:
-                return
-            yield flight.next()
-    finally:
-        flight.cancel()
+    with _place_given_up():
+        try:
+            flight.look()
+            while True:
+                flight.submit(list(islice(tasks, None if ahead is None else flight.room(ahead))))
+                if not flight:
+                    return
+                yield flight.next()
+        finally:
+            flight.cancel()
+
+
+class _NotYet(Exception):
+    """What is waited for has not come for `_LOOK` seconds. Of this module alone: tasks may raise whatever else."""
 
 
 class _Flight:
@@ -200,7 +232,7 @@ class _Flight:
 
         if not tasks:
             return
-        with _connected(), span("voxstack", self._label):
+        with _connected(self._client), span("voxstack", self._label):
             futures = self._client.compute([task.work for task in tasks])
         for task, future in zip(tasks, futures, strict=True):
             self._tasks[future.key] = task, future
@@ -211,12 +243,12 @@ class _Flight:
         from distributed.scheduler import KilledWorker
 
         while True:
-            future = self._patiently(partial(self._finished.get, timeout=_LOOK))
+            future = self._patiently(self._ended)
             if future.key not in self._tasks:
                 continue
             try:
                 # A worker may be gone with the result, which is then computed again.
-                with _connected():
+                with _connected(self._client):
                     result = self._patiently(partial(self._result, future))
             except KilledWorker:
                 self._resubmit(future)
@@ -227,19 +259,26 @@ class _Flight:
             self._watchdog.see()
             return task.key, result
 
+    def _ended(self) -> Any:
+        """A future whose task has ended, in whatever way."""
+        try:
+            return self._finished.get(timeout=_LOOK)
+        except Empty:
+            raise _NotYet from None
+
     def _result(self, future: Any) -> Any:
         try:
             return future.result(timeout=_LOOK)
         except TimeoutError:
             if future.status == "error" and isinstance(future.exception(), TimeoutError):  # of the task itself
                 raise
-            raise Empty from None
+            raise _NotYet from None
 
     def _patiently(self, get: Callable[[], Any]) -> Any:
         while True:
             try:
                 return get()
-            except Empty:
+            except _NotYet:
                 self._watchdog.look()
                 self._restart(self._watchdog.stuck())
 

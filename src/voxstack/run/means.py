@@ -7,19 +7,33 @@ import dask
 import psutil
 from dask.system import CPU_COUNT
 
+from voxstack.errors import InputError
 from voxstack.plan import Means
 
 
 def active_client() -> Any | None:
-    """The client that the user made, if any. Without distributed imported there can be none."""
+    """The client that the user made, if any. Without distributed imported there can be none.
+
+    Raises
+    ------
+    InputError
+        This is the event loop that the client works in, which cannot wait for it.
+    """
     if "distributed" not in sys.modules:
         return None
     from distributed import get_client
 
     try:
-        return get_client()
+        client = get_client()
     except ValueError:
         return None
+    if client.asynchronous:
+        raise InputError(
+            "The active Dask client is asynchronous, and works in the event loop that this call would keep busy. Call "
+            "in a thread, as in await asyncio.to_thread(vx.permutation_test, ...), or make the client without "
+            "asynchronous=True."
+        )
+    return client
 
 
 def thread_count() -> int:

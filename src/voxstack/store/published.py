@@ -8,10 +8,12 @@ dimensions is at ``spatial_ref/c`` and ``spatial_ref/0``.
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from zarr import Array, AsyncArray
@@ -19,6 +21,7 @@ from zarr.abc.store import Store
 from zarr.storage import StorePath
 
 from voxstack.errors import InputError
+from voxstack.io.places import Place
 from voxstack.store import keys
 from voxstack.store.shards import is_sharded
 
@@ -176,3 +179,9 @@ def open_array(store: Store, name: str, metadata: Mapping[str, Any]) -> Array[An
     told: Any = dict(metadata)
     array: Any = AsyncArray(told, StorePath(store, name))
     return Array(array)
+
+
+def enclosing(place: Place) -> Place | None:
+    """The store that a folder is or lies in, if any: it removes what is not its own when it is written to."""
+    within = Path(os.path.realpath(place)) if isinstance(place, Path) else place
+    return next((parent for parent in (within, *within.parents) if (parent / ROOT).exists()), None)
