@@ -335,7 +335,15 @@ class TestScheduler:
             pass
 
     @pytest.mark.parametrize(
-        ("spec", "amount"), [("threads", "much"), ("local:1", "4 potatoes"), ("threads", "-1GiB"), ("threads", "0")]
+        ("spec", "amount"),
+        [
+            ("threads", "much"),
+            ("local:1", "4 potatoes"),
+            ("threads", "-1GiB"),
+            ("threads", "0"),
+            ("threads", " "),
+            ("local:1", "1e400GiB"),
+        ],
     )
     def test_texts_that_are_no_amount_of_memory(self, spec: str, amount: str) -> None:
         with pytest.raises(InputError, match="amount of memory"), scheduler(spec, memory_limit=amount):

@@ -123,8 +123,8 @@ def _place_given_up() -> Iterator[None]:
 
     Where every thread of the workers held such a task there would be none left for what they wait for.
     """
-    from distributed.threadpoolexecutor import rejoin, thread_state
-    from distributed.worker import secede
+    from distributed.threadpoolexecutor import rejoin
+    from distributed.worker import secede, thread_state  # type: ignore[attr-defined]
 
     if not hasattr(thread_state, "start_time"):
         yield

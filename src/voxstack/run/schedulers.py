@@ -81,9 +81,9 @@ def scheduler(spec: str, *, workers: int | None = None, memory_limit: str | None
         It does not answer, lets nobody in, or gives no worker in time.
     """
     if memory_limit is not None:
-        try:
-            enough = dask.utils.parse_bytes(memory_limit) > 0
-        except ValueError:
+        try:  # Dask takes no text at all for one byte
+            enough = bool(memory_limit.strip()) and dask.utils.parse_bytes(memory_limit) > 0
+        except (ValueError, OverflowError):
             enough = False
         if not enough:
             raise InputError(f"{memory_limit!r} is not an amount of memory; write for example 4GiB.")
