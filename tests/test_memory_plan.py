@@ -175,6 +175,12 @@ class TestExplain:
         assert done["permute voxels"] == parts
         assert int(told["tasks"]) == parts + done.get("permute maps", 0) * (parts + 1)
 
+    @pytest.mark.parametrize("verb", ["fit", "permute"])
+    def test_unknown_contrasts_are_refused_all_the_same(self, folder: Path, verb: str) -> None:
+        words = [verb, folder / "c.zarr", "--design", "~ age", "--contrast", "nope", "--output", folder / "out"]
+        with pytest.raises(InputError, match="nope"):
+            CliRunner().invoke(cli, [*map(str, words), "--explain"], catch_exceptions=False)
+
     def test_a_fit_that_does_not_fit_is_refused(self, folder: Path) -> None:
         words = ["fit", str(folder / "c.zarr"), *self.design, str(folder / "out"), "--memory-limit", "300MiB"]
         with pytest.raises(InputError, match=r"A fit with 2 regressors and 1 contrasts needs 0\.\d+ GiB of memory"):

@@ -8,6 +8,7 @@ import xarray as xr
 from voxstack.cli.computing import Conditions, computing, planned, running
 from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
 from voxstack.cli.storage import READ
+from voxstack.contrasts import parse_contrasts
 from voxstack.design import make_design
 from voxstack.export.files import make_folder
 from voxstack.export.folder import write_folder
@@ -108,6 +109,8 @@ def command(
             n_permutations=permutations,
         )
         if explain:
+            terms = list(map(str, matrix["term"].values)) if "term" in matrix.coords else None
+            parse_contrasts(hypotheses, list(map(str, matrix["regressor"].values)), terms)  # refuses unknown ones
             click.echo(plan.explain("permute"))
             return
         if not conditions.quiet:
