@@ -5,7 +5,7 @@
 Tasks of each kind are run and timed on one core of this machine. The graphs that voxstack builds of cohorts of 40,000
 and 100,000 subjects at 2 mm, which have everything but data, are then simulated with these times (`scheduling` says
 how), and with what a Dask scheduler on this machine spends on a task of such a graph. Real runs on one and two workers
-show how good that is. Takes eight minutes on two cores, and 2 GB of disk meanwhile. Run nothing else.
+show how good that is. Takes some eight minutes on two cores, and 2 GB of disk meanwhile. Run nothing else.
 
 A core-hour has the price that you say; none is built in. A quick run shows that everything runs; its numbers say
 nothing.
@@ -97,7 +97,7 @@ def _measure(
     size = validation.Size(512, 200, 8, 1) if options.quick else validation.Size()
     studies, workers = ((2000,), (1, 10)) if options.quick else (STUDIES, WORKERS)
     table_, measured = rates.measure(folder, effort)
-    scheduler = {n: capacity.measure(folder, n, repeats) for n in studies}
+    scheduler = {n: capacity.measure(folder, n, min(repeats, 2)) for n in studies}
     network = Network(scheduler[studies[0]].per_task, options.network * 1e9)
     checks = validation.validate(folder, table_, measured, network, size)
     outcomes: Outcomes = {}

@@ -3,6 +3,7 @@
 The graphs are those that voxstack builds, of a cohort without data; see `faked`.
 """
 
+import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,12 +149,20 @@ class Study:
 
         def cost(key: Any, node: Any) -> Cost:
             if name_of(key) != "permute-voxels":
-                return Cost(0)
+                return self._cost_of_shared(key)
             part = _part(node)
             seconds = self.rates.voxels(**sizes(self.n, part, len(rows), self.number))
             return Cost(seconds, 8 * len(self._test.hypotheses) * (4 * part + len(rows)), self._column)
 
         return cost
+
+    def _cost_of_shared(self, key: Any) -> Cost:
+        """Of what all tasks of a test need, which travels to each worker once."""
+        return Cost(0, self._bytes_of_hypotheses if name_of(key) == "permute-hypotheses" else 0)
+
+    @cached_property
+    def _bytes_of_hypotheses(self) -> int:
+        return len(pickle.dumps(self._test.hypotheses))
 
     def _cost_of_maps(self, task: Task) -> CostOf:
         rows: range = task.key  # type: ignore[assignment]
@@ -164,7 +173,7 @@ class Study:
             if name == "enhance-maps":
                 return Cost(self.rates.enhance * maps, 8 * maps)
             if name != "permute-maps":
-                return Cost(0)
+                return self._cost_of_shared(key)
             part = _part(node)
             return Cost(self.rates.maps(**sizes(self.n, part, len(rows), self.number)), 8 * maps * part, self._column)
 

@@ -55,9 +55,9 @@ class Size:
         Of each run; medians count.
     """
 
-    subjects: int = 2048
-    voxels: int = 2000
-    maps: int = 96
+    subjects: int = 1024
+    voxels: int = 300
+    maps: int = 48
     repeats: int = 2
 
 
