@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 _logger = logging.getLogger("voxstack")
+_logger.addHandler(logging.NullHandler())  # as of every library: what users did not ask for is not printed
 
 Event = dict[str, Any]
 
