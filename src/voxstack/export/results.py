@@ -140,7 +140,9 @@ def check_target(location: Location, *, overwrite: bool) -> None:
     except OSError as error:
         raise StoreError(f"{location} cannot be read: {error}.") from error
     if not overwrite:
-        raise StoreError(f"{location} exists already. Choose another place, or replace it with overwrite=True.")
+        raise StoreError(
+            f"{location} exists already. Choose another place, or replace it with overwrite=True (--overwrite)."
+        )
     read(location, _KINDS)  # refuses what is not a result
 
 
