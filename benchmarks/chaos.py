@@ -81,19 +81,18 @@ def _killed_workers(
 ) -> tuple[dict[str, int], dict[str, float], int]:
     """Each step is repeated until five workers were killed during it."""
     kills, seconds, differ = dict.fromkeys(calm, 0), dict.fromkeys(calm, 0.0), 0
-    chance = random.Random(0)
-    with workers(2) as client:
-        for name in calm:
-            while kills[name] < _KILLS // len(calm):
+    chance, store = random.Random(0), folder / "killed.zarr"
+    for name in calm:
+        while kills[name] < _KILLS // len(calm):
+            with workers(2) as client:
                 start = perf_counter()
-                store = folder / "killed.zarr"
                 with Killer(client, _EVERY, chance) as killer:
                     found = _calls(participants, store)[name]()
-                kills[name] += killer.kills
-                seconds[name] += perf_counter() - start
-                differ += found != calm[name]
-                client.wait_for_workers(2, timeout=60)
-                print(f"{name}: {kills[name]} kills, {'the same' if found == calm[name] else 'another result'}")
+            kills[name] += killer.kills
+            seconds[name] += perf_counter() - start
+            differ += found != calm[name]
+            told = "the same" if found == calm[name] else "another result"
+            print(f"{name}: {kills[name]} kills, {told}", flush=True)
     return kills, seconds, differ
 
 

@@ -49,9 +49,13 @@ def main() -> None:
         folder = Path(temporary)
         vx.simulate_cohort(folder / "pool", n_subjects=POOL, resolution=options.resolution, progress=True)
         measured, numbers = _scale(folder, options.subjects)
+        _write(options, measured, numbers)  # what was measured stays, whatever comes of the rest
         if not options.skip_chaos:
             details, more = chaos.measure(folder, repeated)
-            measured["chaos"], numbers = details, numbers + more
+            _write(options, measured | {"chaos": details}, numbers + more)
+
+
+def _write(options: argparse.Namespace, measured: dict[str, object], numbers: list[Number]) -> None:
     document = {
         "cohort": {"subjects": options.subjects, "resolution_mm": options.resolution, "pool": POOL},
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
@@ -63,7 +67,7 @@ def main() -> None:
     (options.results / "scale.json").write_text(json.dumps(document, indent=2) + "\n")
     (options.results / "scale.md").write_text(table(numbers))
     plot(numbers, options.results / "scale.png")
-    print(table(numbers))
+    print(table(numbers), flush=True)
 
 
 def repeated(folder: Path, n: int) -> Path:

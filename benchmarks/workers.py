@@ -120,9 +120,10 @@ class Killer:
 
     def _kill(self) -> None:
         while not self._done.wait(self.chance.uniform(0.5, 1.5) * self.every):
-            nannies = list(self.client.cluster.workers.values())
-            process = self.chance.choice(nannies).process
-            pid = None if process is None else process.pid
-            if pid is not None:
-                os.kill(pid, signal.SIGKILL)
+            # One that is still starting is left alone: its nanny would give up, and the cluster shrink.
+            there = self.client.scheduler_info(n_workers=-1)["workers"]
+            nannies = [nanny for nanny in self.client.cluster.workers.values() if nanny.worker_address in there]
+            process = self.chance.choice(nannies).process if nannies else None
+            if process is not None and process.pid is not None:
+                os.kill(process.pid, signal.SIGKILL)
                 self.kills += 1
