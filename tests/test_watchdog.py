@@ -18,11 +18,19 @@ from distributed import Client, LocalCluster
 import voxstack as vx
 from voxstack.errors import VoxstackError
 from voxstack.events import collecting
-from voxstack.run import Task, means, run
+from voxstack.run import Task, call, means, run
 
 
 def square(number: int, seconds: float = 0) -> int:
     time.sleep(seconds)
+    return number**2
+
+
+def die_at_first(number: int, mark: Path) -> int:
+    """Kill the process that runs this, but not twice."""
+    if not mark.exists():
+        mark.touch()
+        os._exit(1)
     return number**2
 
 
@@ -130,6 +138,12 @@ class TestLostTime:
             with dask.config.set({"voxstack.start-timeout": "1 minute"}):
                 assert means().tasks == 1
             assert dict(run([task(0, 3)])) == {0: 9}
+
+    def test_a_task_that_another_one_depends_on_loses_its_worker(self, client: Client, tmp_path: Path) -> None:
+        whole = call("whole", sum, [call("part", die_at_first, i, tmp_path / str(i)) for i in range(3)])
+        with dask.config.set({"voxstack.worker-timeout": "30s"}):
+            assert dict(run([Task("whole", whole), task(1, 3)])) == {"whole": 5, 1: 9}
+        assert len(list(tmp_path.iterdir())) == 3
 
     @pytest.mark.parametrize("signals", [signal.SIGKILL, signal.SIGTERM])
     def test_workers_that_are_killed_again_and_again(self, client: Client, signals: signal.Signals) -> None:

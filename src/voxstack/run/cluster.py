@@ -292,8 +292,14 @@ class _Flight:
 
     def _resubmit(self, future: Any) -> None:
         self._count_death("task resubmitted", task=str(future.key))
-        future.retry()
+        self._client.sync(self._retry, future.key)
         future.add_done_callback(self._finished.put)
+
+    async def _retry(self, key: str) -> None:
+        """Have a task tried again. Dask's own way to do so fails where it is one that this one depends on that died."""
+        for retried in await self._client.scheduler.retry(keys=[key], client=self._client.id):
+            if retried in self._client.futures:
+                self._client.futures[retried].retry()
 
     def _count_death(self, event: str, **fields: Any) -> None:
         self._deaths += 1

@@ -29,10 +29,17 @@ Index = tuple[int, int, int]
 
 
 class Buffers:
-    """Memory for rows of chunks, kept from one batch to the next: to get it anew costs as much as to fill it."""
+    """Memory for rows of chunks, kept from one batch to the next: to get it anew costs as much as to fill it.
 
-    def __init__(self) -> None:
+    On a worker, whose tasks share nothing, none is kept: a task that is done would hold a row as long as Dask knows it.
+    """
+
+    def __init__(self, kept: bool = True) -> None:
+        self._kept = kept
         self._spare: list[NDArray[Any]] = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Buffers, (False,)
 
     def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
         """Chunks (a, b, c, n, k, j, i) of any content."""
@@ -41,7 +48,8 @@ class Buffers:
 
     def give(self, chunks: NDArray[Any]) -> None:
         """Chunks of `take` that nobody uses any more."""
-        self._spare.append(chunks)
+        if self._kept:
+            self._spare.append(chunks)
 
 
 @dataclass(frozen=True)
