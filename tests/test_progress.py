@@ -196,7 +196,7 @@ def executed(
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     sent = []
 
-    class Client(nbclient.NotebookClient):  # type: ignore[misc, name-defined]
+    class Client(nbclient.NotebookClient):
         def process_message(self, message: Any, *arguments: Any) -> Any:
             if message["msg_type"].endswith("display_data"):
                 sent.append((message["msg_type"], time.monotonic(), message["content"]))

@@ -123,15 +123,12 @@ def _place_given_up() -> Iterator[None]:
 
     Where every thread of the workers held such a task there would be none left for what they wait for.
     """
-    from distributed.threadpoolexecutor import rejoin
-    from distributed.worker import secede, thread_state  # type: ignore[attr-defined]
+    from distributed import get_worker, rejoin, secede
 
-    if not hasattr(thread_state, "start_time"):
-        yield
-        return
     try:
+        get_worker()
         secede()
-    except KeyError:  # it has done so itself
+    except (ValueError, KeyError):  # this is no task, or it has done so itself
         yield
         return
     try:
@@ -251,7 +248,8 @@ class _Flight:
                 with _connected(self._client):
                     result = self._patiently(partial(self._result, future))
             except KilledWorker:
-                self._resubmit(future)
+                with _connected(self._client):
+                    self._resubmit(future)
                 continue
             task, _ = self._tasks.pop(future.key)
             future.release()
