@@ -265,10 +265,12 @@ class _Flight:
             raise _NotYet from None
 
     def _result(self, future: Any) -> Any:
+        from distributed.comm import CommClosedError
+
         try:
             return future.result(timeout=_LOOK)
-        except TimeoutError:
-            if future.status == "error" and isinstance(future.exception(), TimeoutError):  # of the task itself
+        except (TimeoutError, CommClosedError) as error:
+            if future.status == "error" and isinstance(future.exception(), type(error)):  # of the task itself
                 raise
             raise _NotYet from None
 
@@ -290,7 +292,10 @@ class _Flight:
 
     def _resubmit(self, future: Any) -> None:
         self._count_death("task resubmitted", task=str(future.key))
-        self._client.sync(self._retry, future.key)
+        try:
+            self._client.sync(self._retry, future.key)
+        except OSError as error:
+            raise _lost_scheduler() from error
         future.add_done_callback(self._finished.put)
 
     async def _retry(self, key: str) -> None:
