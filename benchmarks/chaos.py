@@ -22,7 +22,9 @@ import voxstack as vx
 SUBJECTS = 1500
 _KILLS = 20  # of workers, in all
 _DRIVERS = 10
-_EVERY = 2.5  # seconds
+_EVERY = {"stack": 2.5, "fit": 2.5, "max-T": 2.5, "TFCE": 6.0}
+"""Seconds, on average, from one kill to the next. A worker takes some three to start, and a batch of whole maps needs
+what both of them have made."""
 _DESIGN = "~ age + sex + C(site)"
 
 _DRIVER = """
@@ -86,7 +88,7 @@ def _killed_workers(
         while kills[name] < _KILLS // len(calm):
             with workers(2) as client:
                 start = perf_counter()
-                with Killer(client, _EVERY, chance) as killer:
+                with Killer(client, _EVERY[name], chance) as killer:
                     found = _calls(participants, store)[name]()
             kills[name] += killer.kills
             seconds[name] += perf_counter() - start

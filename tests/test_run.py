@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from threadpoolctl import OpenBLASController, threadpool_info, threadpool_limits
 
 import voxstack as vx
+from background import wait_until
 from voxstack.errors import InputError, VoxstackError
 from voxstack.run import Task, memory_limit, run, scheduler, thread_count
 
@@ -170,6 +171,18 @@ class TestBlasThreads:
         assert set(blas_threads()) == {3}
         with pytest.raises(ZeroDivisionError):
             list(run([task(0, fail, 0)]))
+        assert set(blas_threads()) == {3}
+
+    def test_an_interruption_before_the_limit_is_set(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupt(number: int, user_api: str) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr("voxstack.run.blas.threadpool_limits", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                list(run([task(0, blas_threads)]))
+        wait_until(lambda: not [thread for thread in threading.enumerate() if "voxstack-blas" in thread.name])
+        assert all(set(inside) == {1} for _, inside in run([task(0, blas_threads)]))
         assert set(blas_threads()) == {3}
 
     def test_nested_runs(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from dask.delayed import delayed
 from distributed import Client, Future, LocalCluster
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 
 import voxstack as vx
 from voxstack.errors import VoxstackError

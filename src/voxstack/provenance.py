@@ -7,7 +7,7 @@ from typing import Any
 
 from voxstack._version import __version__
 
-_PACKAGES = ("numpy", "scipy", "numba", "xarray", "dask", "zarr", "nibabel", "formulaic")
+_PACKAGES = ("numpy", "scipy", "numba", "xarray", "dask", "distributed", "zarr", "nibabel", "formulaic")
 
 
 def record(function: str, /, **details: Any) -> dict[str, Any]:

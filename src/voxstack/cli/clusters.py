@@ -72,5 +72,5 @@ def command(
 
 def _shown(table: pd.DataFrame) -> str:
     """The table for people."""
-    text = table.astype({"n_voxels": object})
+    text = table.assign(n_voxels=table["n_voxels"].astype(object).where(table["n_voxels"].notna(), ""))
     return str(text.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))

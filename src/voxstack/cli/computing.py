@@ -67,7 +67,7 @@ def computing(command: Command) -> Command:
                          help="Of local (by default one per core), or of a new cluster of a gateway (2)."),
             click.option("--memory-limit", metavar="SIZE", help="Such as 4GiB: of this process, or of each worker."),
             click.option("--performance-report", "report", type=file, metavar="FILE.html",
-                         help="Write Dask's performance report."),
+                         help="Write Dask's performance report; of workers only."),
             click.option("--log", type=file, metavar="FILE", help="Add what happens to FILE, as lines of JSON."),
             click.option("--quiet", is_flag=True, help="No progress bars and no summary."),
         )

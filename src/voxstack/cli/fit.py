@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from voxstack.cli.computing import Conditions, computing, planned, running
-from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
+from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, tested_by, without_empty
 from voxstack.cli.storage import READ
 from voxstack.computation import compute
 from voxstack.export.files import make_folder
@@ -79,6 +79,8 @@ def command(
         plan.check("fit")
         if not conditions.quiet:
             _tell_design(fit)
+            for name in lazy["contrast"].values:
+                click.echo(tested_by(lazy.sel(contrast=name)))
             click.echo(f"At most {plan.fit / 2**30:.2f} GiB of memory")
         make_folder(place)
         result = compute(lazy, progress=not conditions.quiet)

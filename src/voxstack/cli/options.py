@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import xarray as xr
 
 from voxstack.cli.storage import READ, with_storage_options
 from voxstack.errors import InputError, StoreError
@@ -30,7 +31,8 @@ def modelling(command: Command) -> Command:
                 "t_contrasts",
                 multiple=True,
                 metavar="[NAME=]EXPRESSION",
-                help="A regressor, or an expression such as 'young_old=a - b'. May be repeated.",
+                help="A regressor or an expression such as 'young_old=a - b' (t), or a term of the formula (F of all "
+                "its columns). May be repeated.",
             ),
             click.option(
                 "--f-contrast",
@@ -77,6 +79,12 @@ def tell_dropped(dropped: Sequence[str]) -> None:
     """Name the subjects that were left out."""
     if dropped:
         click.echo(f"Left out {len(dropped)} subjects for a missing covariate: {', '.join(dropped)}", err=True)
+
+
+def tested_by(one: xr.Dataset) -> str:
+    """A contrast and how it is tested: the name of a term means F, also where it has one column only."""
+    kind = str(one["stat_type"].item())
+    return f"{one['contrast'].item()}: " + (f"F of {one['dof_num'].item():.0f} columns" if kind == "F" else kind)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import click
 import xarray as xr
 
 from voxstack.cli.computing import Conditions, computing, planned, running
-from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, without_empty
+from voxstack.cli.options import check_output, contrasts, modelling, tell_dropped, tested_by, without_empty
 from voxstack.cli.storage import READ
 from voxstack.contrasts import parse_contrasts
 from voxstack.design import make_design
@@ -153,11 +153,13 @@ def command(
 def _tell(result: xr.Dataset) -> None:
     """What was done, and what was found of each contrast."""
     inside, tested = int(result["mask"].sum()), int(result["stat"].notnull().any("contrast").sum())
-    click.echo(f"{tested:,} voxels tested; {inside - tested:,} of the mask cannot be")
+    others = f"; {inside - tested:,} of the mask cannot be" if tested < inside else ""
+    click.echo(f"{tested:,} voxels tested{others}")
     for name in result["contrast"].values:
         one = result.sel(contrast=name)
         all_of_them = ", all there are" if one["exhaustive"] else ""
-        click.echo(f"{name}: {one['n_relabellings'].item():,} relabellings ({one['relabelling'].item()}{all_of_them})")
+        how = f"{one['n_relabellings'].item():,} relabellings ({one['relabelling'].item()}{all_of_them})"
+        click.echo(f"{tested_by(one)}, {how}")
         for variable in (str(variable) for variable in one.data_vars if "_p_fwe" in str(variable)):
             least, some = float(one[variable].min()), int((one[variable] <= 0.05).sum())
             click.echo(f"  {variable}: least {least:.3g}, {some:,} voxels with p <= 0.05")

@@ -55,7 +55,7 @@ def plot_null(
     axes.axvline(limit, color="#444444", linestyle="--", label=f"exceeded by at most {100 * alpha:g}%: {limit:.4g}")
     axes.axvline(maxima[0], color="#c0392b", linewidth=2, label=f"observed: {maxima[0]:.4g}, p = {p:.3g}")
     axes.set(xlabel=f"largest {statistic} of a relabelling", ylabel="relabellings", title=label(contrast))
-    axes.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)  # not over the line that all is about
     axes.spines[["top", "right"]].set_visible(False)
     drawn_figure: Figure = figure
     return drawn_figure

@@ -161,7 +161,10 @@ _P_OF: Mapping[str, Callable[[xr.Dataset, Alternative], tuple[Float, Critical]]]
 def _corrected(one: xr.Dataset, variable: str) -> tuple[Float, Critical]:
     """Of a permutation test: p-values corrected for all voxels, and what fewer relabellings' maxima lie above."""
     if one.attrs["kind"] != "permutation":
-        raise InputError("correction='fwe' needs the result of permutation_test. Others are 'fdr' and 'bonferroni'.")
+        raise InputError(
+            "correction='fwe' needs the result of permutation_test (voxstack permute). Others are 'fdr' and "
+            "'bonferroni'."
+        )
     if variable == "p_uncorrected":
         raise InputError(
             "p_uncorrected is not corrected. Choose variable='stat' or a corrected p for correction='fwe'."

@@ -104,8 +104,8 @@ def _said(maps: xr.Dataset) -> dict[str, Any]:
     if "cluster_forming_z" in provenance:
         return {"connectivity": provenance["connectivity"]}
     raise InputError(
-        "The result says no clusters: give threshold=, on the scale of the variable, or let vx.threshold find what is "
-        "significant first."
+        "The result says no clusters: give threshold= (--threshold), on the scale of the variable, or let vx.threshold "
+        "(voxstack threshold) find what is significant first."
     )
 
 

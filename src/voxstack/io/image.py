@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from voxstack.errors import InputError
 from voxstack.grid import Grid, canonical_axes
 
+ABSENT = "there is no such file."
+"""What is said of a file that is not there, behind its path."""
+
 
 def require_real(dtype: np.dtype[Any], name: str) -> None:
     """Refuse images of complex numbers or colours."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from zlib_ng import gzip_ng, zlib_ng
 
 from voxstack.errors import InputError
-from voxstack.io.image import ImageHeader, require_real, volume_index
+from voxstack.io.image import ABSENT, ImageHeader, require_real, volume_index
 from voxstack.io.places import Place
 
 _HEAD = 1024  # bytes, enough for every header
@@ -82,7 +82,7 @@ def _named_errors(path: Place) -> Iterator[None]:
     except InputError:
         raise
     except FileNotFoundError as error:
-        raise InputError(f"{path}: there is no such file.") from error
+        raise InputError(f"{path}: {ABSENT}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except EOFError as error:
@@ -132,7 +132,7 @@ def _whole_image(path: Place) -> NDArray[Any]:
 def _pair(path: Place) -> Any:
     """A header and image pair with its header read, and its data left alone."""
     if not path.is_file():
-        raise InputError(f"{path}: there is no such file.")
+        raise InputError(f"{path}: {ABSENT}")
     for kind in _PAIRS:
         file_map: Any = kind.filespec_to_file_map(str(path))
         header_file = _beside(path, file_map["header"])

@@ -9,6 +9,10 @@ from voxstack.errors import InputError, VoxstackError
 
 _LONGEST = 400  # letters of an error of another program
 
+_NOT_ENCRYPTED = (
+    '(obstore speaks https only, unless storage_options allow http: {"client_options": {"allow_http": true}})'
+)
+
 _IN_ARGUMENTS = (
     (re.compile(r"(?<=://)[^/@\s]+@"), "***@"),  # user and password in a URL
     (re.compile(r"(?<=[?&])([^=&#\s]+)=[^&#\s]+"), r"\1=***"),  # signatures in a URL's query
@@ -38,7 +42,9 @@ def errors_as_of_files(url: str, storage_options: StorageOptions) -> Iterator[No
     """Each protocol has exceptions of its own, which may quote any option: here they are `OSError`s without secrets."""
     try:
         yield
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if "NoSuchBucket" in str(error):
+            raise OSError(f"there is no bucket or container {url.split('/')[2]}.") from None
         raise FileNotFoundError(f"there is nothing at {url}") from None
     except VoxstackError:
         raise
@@ -58,7 +64,8 @@ def _told(error: BaseException, storage_options: StorageOptions) -> str:
         text = text.replace(secret, "***")
     text = re.sub(r"(://[^\s\"'<>?]*)\?[^\s\"'<>]*", r"\1", text)  # signed queries
     text = " ".join(re.sub(r"//[^/\s]*@", "//***@", text).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return f"{text} {_NOT_ENCRYPTED}" if "builder error" in text and "http://" in text else text
 
 
 def _texts(options: Any) -> Iterator[str]:

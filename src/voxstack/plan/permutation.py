@@ -20,14 +20,17 @@ LEAST_SHARE = 0.01
 """Of a map's voxels that lists of suprathreshold voxels have room for at least."""
 
 _RELABELLED_BYTES = 2**27  # of relabellings that a process keeps
-_TILE_BYTES, _TILE = 2**25, 2048  # of residuals in double precision; voxels, whose products stay in cache
-_LEAST_TILE = 128  # voxels: relabellings of many subjects are made anew for each tile, and cost as much as many voxels
+_TILE = 2048  # voxels, whose products stay in cache
+_TILE_BYTES = (
+    2**29
+)  # of their residuals: relabellings of many subjects are made anew for each tile, so it is a large one
 _LEAST_PART = 64  # voxels of a task
+_TASK = 2e6  # ns that a task takes, whatever it does
 
 
 def tile_voxels(n: int) -> int:
     """Voxels whose residuals of n subjects are held in double precision at a time."""
-    return min(max(_power_of_2(_TILE_BYTES // (8 * n)), _LEAST_TILE), _TILE)
+    return min(_power_of_2(_TILE_BYTES // (8 * n)), _TILE)
 
 
 def relabelled_bytes(n: int, number: int) -> int:
@@ -190,8 +193,10 @@ class PermutationWork:
         """How long a test takes, in ns for each voxel of the mask, by rates of one core (measured)."""
         n, number, parts, tasks = self.n_subjects, self.n_relabellings, self.parts(schedule), means.tasks
         # To take a voxel of a subject out of its nuisance, for each hypothesis, and to decode it, for each part of a
-        # block anew.
-        read = n * (12.0 * self.n_hypotheses + 8.0 * -(-max(self.blocks) // schedule.part))
+        # block anew; and to go about each part.
+        read = (
+            n * (12.0 * self.n_hypotheses + 8.0 * -(-max(self.blocks) // schedule.part)) + _TASK * parts / self.voxels
+        )
         # To relabel it, for each hypothesis; many subjects are relabelled for each tile of voxels anew.
         making = 0.0 if keeps_relabellings(n, number) else 45.0 / min(tile_voxels(n), schedule.part)
         multiply, enhance = (0.08, 60.0) if self._whole else (0.03, 3.0)

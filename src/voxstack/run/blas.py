@@ -23,18 +23,26 @@ class _OneBlasThread:
 
     def __enter__(self) -> None:
         with self._lock:
-            self._users += 1
-            if self._users == 1:
+            if self._users == 0:
                 self._keeper = ThreadPoolExecutor(1, thread_name_prefix="voxstack-blas")
-                self._limits = self._keeper.submit(threadpool_limits, 1, user_api="blas").result()
+                try:
+                    self._limits = self._keeper.submit(threadpool_limits, 1, user_api="blas").result()
+                except BaseException:
+                    # An executor that Ctrl-C interrupts while it starts a thread does not know of that thread, and
+                    # Python would wait for it for ever at its end.
+                    self._keeper.shutdown(wait=False)
+                    raise
+            self._users += 1
 
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._users -= 1
             if self._users == 0:
                 assert self._keeper is not None
-                self._keeper.submit(self._limits.__exit__, None, None, None).result()
-                self._keeper.shutdown()
+                try:
+                    self._keeper.submit(self._limits.__exit__, None, None, None).result()
+                finally:
+                    self._keeper.shutdown()
 
 
 one_blas_thread = _OneBlasThread()

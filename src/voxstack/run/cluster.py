@@ -265,7 +265,7 @@ class _Flight:
             raise _NotYet from None
 
     def _result(self, future: Any) -> Any:
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
 
         try:
             return future.result(timeout=_LOOK)

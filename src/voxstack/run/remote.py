@@ -1,6 +1,7 @@
 """A Dask scheduler that runs already, at an address."""
 
 import asyncio
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -101,8 +102,8 @@ def _told(error: BaseException) -> str:
     told: list[str] = []
     seen: BaseException | None = error
     while seen is not None:
-        text = str(seen).strip()
-        if text and text not in told:
+        text = re.sub(r"in <[\w.]+ object at \w+>: ", "", str(seen)).strip()
+        if text and not any(text in before for before in told):
             told.append(text)
         seen = seen.__cause__ or seen.__context__
     return "; ".join(told).rstrip(".") + "."

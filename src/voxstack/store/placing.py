@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from voxstack.errors import GridMismatch, InputError, VoxstackError
 from voxstack.grid import Grid
-from voxstack.io.image import ImageHeader
+from voxstack.io.image import ABSENT, ImageHeader
 from voxstack.io.places import Remote
 from voxstack.io.readers import ImageSource
 
@@ -173,6 +173,8 @@ def _refuse(unreadable: list[str], elsewhere: list[str], first: str, grid: Grid 
     if unreadable:
         listed = "\n  ".join(unreadable)
         advice = "Put the files right, or leave these subjects out of the table, and call again."
+        if all(problem.endswith(ABSENT) for problem in unreadable):
+            advice += " Relative paths start at the table's folder, those of a DataFrame at the current one."
         problems.append(f"{_images(unreadable, '')} cannot be used:\n  {listed}\n{advice}")
     if elsewhere:
         listed = "\n  ".join(elsewhere)
