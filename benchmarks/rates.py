@@ -42,7 +42,7 @@ from voxstack.kernels.basis import decompose
 from voxstack.kernels.exchangeability import tree_of
 from voxstack.models.inputs import choose_cases
 from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK
-from voxstack.plan.permutation import keeps_relabellings, tile_voxels
+from voxstack.plan.permutation import held_voxels, keeps_relabellings
 
 N_RELABELLINGS = 5000
 _ROWS = 2  # batches of the small store
@@ -245,7 +245,7 @@ def sizes(n: int, part: int, relabellings: int, number: int = N_RELABELLINGS) ->
         "subjects": n,
         "voxels": part,
         # Few enough relabellings are made once for all tasks.
-        "tiles": 0 if keeps_relabellings(n, number) else -(-part // tile_voxels(n)),
+        "groups": 0 if keeps_relabellings(n, number) else -(-part // held_voxels(n, number)),
         "relabellings": relabellings,
     }
 
@@ -253,7 +253,7 @@ def sizes(n: int, part: int, relabellings: int, number: int = N_RELABELLINGS) ->
 _TERMS = (  # chunks are decoded, residuals made, models relabelled, multiplied by the data, and scores compared
     ("chunks",),
     ("subjects", "voxels"),
-    ("subjects", "relabellings", "tiles"),
+    ("subjects", "relabellings", "groups"),
     ("subjects", "relabellings", "voxels"),
     ("relabellings", "voxels"),
 )

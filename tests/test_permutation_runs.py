@@ -19,7 +19,10 @@ import voxstack as vx
 from brute_force import METHODS, Float
 from permuted_cohorts import SHAPE, run
 from random_cohorts import cohort_of, rechunked
+from voxstack.inference import hypotheses
 from voxstack.inference.running import Running
+from voxstack.inference.tally import groups
+from voxstack.plan import permutation
 
 ALTERNATIVES = ("two-sided", "greater", "less")
 seeds = st.integers(0, 2**32 - 1)
@@ -66,6 +69,26 @@ def test_chunks_threads_types_and_precision_change_nothing(seed: int, method: st
         with dask.config.set(num_workers=workers):
             equal(test(cohort_of(rechunked(maps, rng))), expected)
     equal(test(cohort_of(maps), precision="double"), expected)
+
+
+@given(seeds, st.sampled_from(["complete", "available"]), st.integers(1, 40))
+@settings(deadline=None, max_examples=8)
+def test_relabellings_that_are_made_anew_for_some_voxels_change_nothing(seed: int, missing: str, tile: int) -> None:
+    """As those of thousands of subjects are, which are too many to be kept."""
+    maps, design, options = example(np.random.default_rng(seed))
+    test = partial(run, cohort_of(maps), design=design, missing=missing, **options)
+    expected = test()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(permutation, "keeps_relabellings", lambda n, number: False)
+        patch.setattr(hypotheses, "keeps_relabellings", lambda n, number: False)
+        patch.setattr(permutation, "_LEAST_TILE", tile)
+        patch.setattr(permutation, "_TILE_BYTES", 0)
+        patch.setattr(permutation, "_TILE", 40)
+        patch.setattr(permutation, "_HELD_BYTES", 8 * len(maps) * 50)  # one to a few tiles
+        patch.setattr(hypotheses, "VECTOR_BYTES", 8 * len(maps) * 20)
+        tiles = list(groups(*maps.reshape(len(maps), -1).shape, 70))
+        equal(test(), expected)
+    assert len(tiles) > 1
 
 
 def test_a_client_changes_nothing() -> None:

@@ -1,14 +1,14 @@
 """Relabellings at voxels that all subjects have; other voxels are NaN."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from voxstack.inference.hypotheses import Hypothesis
 from voxstack.inference.statistics import Enhancement
-from voxstack.inference.tally import Found, Tally, Values, tiles
+from voxstack.inference.tally import Found, Tally, Values, groups
 from voxstack.kernels import permuted, pvalues, screen
-from voxstack.kernels.permuted import Float, explained, ratios, score, tie, to_statistic, unit_residuals
+from voxstack.kernels.permuted import Float, Side, explained, ratios, score, tie, to_statistic, unit_residuals
 from voxstack.kernels.suprathreshold import Suprathreshold, joined, stacked
 
 _TALLY = {"mixed": screen.tally, "double": permuted.tally}
@@ -17,18 +17,21 @@ _BEYOND = {"mixed": screen.beyond, "double": permuted.beyond}
 
 def tally(values: Values, hypothesis: Hypothesis, start: int, stop: int) -> Tally:
     """Observed ratios, maxima and counts of relabellings start to stop, at values (n, v)."""
-    v, side = values.shape[1], hypothesis.side
+    v, side, rank = values.shape[1], hypothesis.side, hypothesis.rank
     result, vectors = Tally.empty(v, stop - start), _Vectors(hypothesis, start, stop)
     result.dof[:] = hypothesis.dof
-    for tile in tiles(*values.shape):
-        part = _Part(values[:, tile], hypothesis)
-        result.stat[tile], result.observed[tile] = part.stat, part.observed
-        if not len(part.known):
-            continue
-        counts, observed = np.zeros(len(part.known), dtype=np.int64), score(part.observed[part.known], side)
-        for rows, some in vectors:
-            _TALLY[hypothesis.precision](some, hypothesis.rank, part.unit, side, observed, result.maxima[rows], counts)
-        result.counts[tile.start + part.known] = counts
+    count_in = _TALLY[hypothesis.precision]
+    for parts in _parts(values, hypothesis):
+        for part in parts:
+            result.stat[part.tile], result.observed[part.tile] = part.stat, part.observed
+        scores = [score(part.tested, side) for part in parts]
+        counts = [np.zeros(len(part.where), dtype=np.int64) for part in parts]
+        for rows, some in vectors.at(parts):
+            for part, observed, counted in zip(parts, scores, counts, strict=True):
+                if len(observed):
+                    count_in(some, rank, part.unit, side, observed, result.maxima[rows], counted)
+        for part, counted in zip(parts, counts, strict=True):
+            result.counts[part.where] = counted
     if start == 0:  # the identity is that of the model itself, whatever a method does
         result.counts[~np.isnan(result.observed)] += 1
         result.maxima[0] = np.nanmax(score(result.observed, side), initial=-np.inf)
@@ -39,13 +42,13 @@ def heights(values: Values, hypothesis: Hypothesis, enhancement: Enhancement, st
     """Maps (b, v) to be enhanced, of relabellings start to stop; NaN where there is nothing to test."""
     v, vectors = values.shape[1], _Vectors(hypothesis, start, stop)
     found = np.full((max(stop - start, 0), v), np.nan)
-    for tile in tiles(*values.shape):
-        part = _Part(values[:, tile], hypothesis)
-        ratio = np.empty((len(found), len(part.known)))
-        ratio[:1] = part.observed[part.known]  # or what is computed next, where the identity is not among these
-        for rows, some in vectors:
-            ratio[rows] = ratios(some, hypothesis.rank, part.unit, hypothesis.side == "F")
-        found[:, tile.start + part.known] = enhancement.heights(ratio, hypothesis)
+    for parts in _parts(values, hypothesis):
+        for part in parts:  # or what is computed next, where the identity is not among these
+            found[:1, part.where] = enhancement.heights(part.tested, hypothesis)
+        for rows, some in vectors.at(parts):
+            for part in parts:
+                ratio = ratios(some, hypothesis.rank, part.unit, hypothesis.side == "F")
+                found[rows, part.where] = enhancement.heights(ratio, hypothesis)
     return found
 
 
@@ -54,21 +57,24 @@ def suprathreshold(
 ) -> Suprathreshold:
     """Voxels of these maps that reach the cluster-forming threshold."""
     least, side, rank = enhancement.least_ratio(hypothesis), hypothesis.side, hypothesis.rank
-    vectors, places, parts = _Vectors(hypothesis, start, stop), [], []
-    for tile in tiles(*values.shape):
-        part = _Part(values[:, tile], hypothesis)
-        if not len(part.known):
-            continue
-        found = []
-        if start == 0 < stop:
-            observed = part.observed[part.known]
-            voxel = np.flatnonzero(score(observed, side) >= least)
-            found.append(Suprathreshold(np.array([len(voxel)]), voxel.astype(np.int32), observed[voxel]))
-        found += [_BEYOND[hypothesis.precision](some, rank, part.unit, side, least) for _, some in vectors]
-        places.append(tile.start + part.known)
-        parts.append(stacked(found))
-    ratio = joined(parts, places) if parts else Suprathreshold.none(max(stop - start, 0))
+    vectors, places, lists = _Vectors(hypothesis, start, stop), [], []
+    find = _BEYOND[hypothesis.precision]
+    for of_some in _parts(values, hypothesis):
+        parts = [part for part in of_some if len(part.where)]
+        found = [[_reaching(part, side, least)] if start == 0 < stop else [] for part in parts]
+        for _, some in vectors.at(parts):
+            for part, of_part in zip(parts, found, strict=True):
+                of_part.append(find(some, rank, part.unit, side, least))
+        places += [part.where for part in parts]
+        lists += [stacked(of_part) for of_part in found]
+    ratio = joined(lists, places) if lists else Suprathreshold.none(max(stop - start, 0))
     return enhancement.narrow(ratio._replace(value=enhancement.heights(ratio.value, hypothesis)), hypothesis)
+
+
+def _reaching(part: "_Part", side: Side, least: float) -> Suprathreshold:
+    """The same of the identity."""
+    voxel = np.flatnonzero(score(part.tested, side) >= least)
+    return Suprathreshold(np.array([len(voxel)]), voxel.astype(np.int32), part.tested[voxel])
 
 
 def near(found: Found, hypothesis: Hypothesis) -> Float:
@@ -94,20 +100,32 @@ def observed_map(found: Found, hypothesis: Hypothesis, enhancement: Enhancement)
 
 
 class _Part:
-    """Voxels of a tile, values (n, v), and their model under the identity.
+    """Voxels of a tile, and their model under the identity.
+
+    Parameters
+    ----------
+    values : (n, v) float32 or float64
+        Of all voxels.
+    tile
+        Those that are meant.
 
     Attributes
     ----------
-    stat, observed : (v,) float64
+    tile : slice
+        As given.
+    stat, observed : (t,) float64
         t or F, and r or R; NaN where the model leaves no residuals.
-    known : (k,) int64
-        Voxels where it leaves some.
+    where : (k,) int64
+        Voxels of all where it leaves some.
+    tested : (k,) float64
+        What is observed there.
     unit : (n, k) float64
         The residuals of these voxels that are relabelled.
     """
 
-    def __init__(self, values: Values, hypothesis: Hypothesis) -> None:
+    def __init__(self, values: Values, tile: slice, hypothesis: Hypothesis) -> None:
         partition, joint = hypothesis.partition, hypothesis.side == "F"
+        self.tile, values = tile, values[:, tile]
         reduced = unit_residuals(values, partition.nuisance)
         # t and F come from what is left itself: of r close to 1 what is missing to 1 would have few digits.
         products, left = explained(reduced, partition.effect)
@@ -115,12 +133,19 @@ class _Part:
             scaled = products * np.sqrt(hypothesis.dof) / left
             self.stat = np.sum(scaled**2, axis=0) / hypothesis.rank if joint else scaled[0]
         self.observed = np.where(np.isnan(left), np.nan, np.sum(products**2, axis=0) if joint else products[0])
-        self.known = np.flatnonzero(~np.isnan(left))
+        known = np.flatnonzero(~np.isnan(left))
+        self.where, self.tested = tile.start + known, self.observed[known]
         if hypothesis.relabels_reduced:
-            all_known = len(self.known) == len(left)
-            self.unit = reduced.values if all_known else reduced.values.T[self.known].T
+            self.unit = reduced.values if len(known) == len(left) else reduced.values.T[known].T
         else:
-            self.unit = unit_residuals(values[:, self.known], hypothesis.residuals).values
+            self.unit = unit_residuals(values[:, known], hypothesis.residuals).values
+
+
+def _parts(values: Values, hypothesis: Hypothesis) -> Iterator[list[_Part]]:
+    """Tiles that are in memory at a time."""
+    n, v = values.shape
+    for some in groups(n, v, hypothesis.number):
+        yield [_Part(values, tile, hypothesis) for tile in some]
 
 
 class _Vectors:
@@ -134,7 +159,10 @@ class _Vectors:
         self._batches = list(hypothesis.batches(start, stop))
         self._kept = list(self._made()) if len(self._batches) == 1 else None
 
-    def __iter__(self) -> Iterator[tuple[slice, Float]]:
+    def at(self, parts: Sequence[_Part]) -> Iterator[tuple[slice, Float]]:
+        """Those that are needed at some voxels: none, where there is nothing to test."""
+        if not any(len(part.where) for part in parts):
+            return iter(())
         return self._made() if self._kept is None else iter(self._kept)
 
     def _made(self) -> Iterator[tuple[slice, Float]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxstack.kernels.permuted import Float
-from voxstack.plan.permutation import tile_voxels
+from voxstack.plan.permutation import held_voxels, tile_voxels
 
 Values = NDArray[np.floating]  # of subjects and voxels (n, v), float32 or float64; NaN is missing
 
@@ -75,3 +75,9 @@ def tiles(n: int, v: int) -> Iterator[slice]:
     number = -(-v // tile_voxels(n))
     for first, last in pairwise(k * v // max(number, 1) for k in range(number + 1)):
         yield slice(first, last)
+
+
+def groups(n: int, v: int, number: int) -> Iterator[list[slice]]:
+    """Tiles whose residuals are in memory at a time, of a test of so many relabellings."""
+    every, most = list(tiles(n, v)), held_voxels(n, number) // tile_voxels(n)
+    return (every[first : first + most] for first in range(0, len(every), most))

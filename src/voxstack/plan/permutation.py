@@ -20,17 +20,24 @@ LEAST_SHARE = 0.01
 """Of a map's voxels that lists of suprathreshold voxels have room for at least."""
 
 _RELABELLED_BYTES = 2**27  # of relabellings that a process keeps
-_TILE = 2048  # voxels, whose products stay in cache
-_TILE_BYTES = (
-    2**29
-)  # of their residuals: relabellings of many subjects are made anew for each tile, so it is a large one
+_TILE_BYTES, _TILE = 2**25, 2048  # of residuals in double precision; voxels, whose products stay in cache
+_LEAST_TILE = 128  # voxels, whose products take as long as to put their residuals and the relabelled models into order
+_HELD_BYTES = 2**28  # of residuals that relabellings which are made anew go through
 _LEAST_PART = 64  # voxels of a task
 _TASK = 2e6  # ns that a task takes, whatever it does
 
 
 def tile_voxels(n: int) -> int:
-    """Voxels whose residuals of n subjects are held in double precision at a time."""
-    return min(_power_of_2(_TILE_BYTES // (8 * n)), _TILE)
+    """Voxels of n subjects that are worked on in double precision at a time."""
+    return min(max(_power_of_2(_TILE_BYTES // (8 * n)), _LEAST_TILE), _TILE)
+
+
+def held_voxels(n: int, number: int) -> int:
+    """Voxels whose residuals of n subjects are in memory at a time: those of a tile, or of many if relabellings that
+    are made for them are not kept.
+    """
+    tile = tile_voxels(n)
+    return tile if keeps_relabellings(n, number) else max(_HELD_BYTES // (8 * n) // tile, 1) * tile
 
 
 def relabelled_bytes(n: int, number: int) -> int:
@@ -132,8 +139,11 @@ class PermutationWork:
         """Bytes that a task needs."""
         n, batch = self.n_subjects, min(schedule.batch, self.n_relabellings)
         copies = 3 if self.available else 1
-        reading = copies * n * min(schedule.part, max(self.blocks)) * self.itemsize + 3 * self.chunk
-        computing = 4 * 8 * n * min(tile_voxels(n), schedule.part) + 4 * VECTOR_BYTES
+        part = min(schedule.part, max(self.blocks))
+        tile = min(tile_voxels(n), part)
+        reading = copies * n * part * self.itemsize + 3 * self.chunk
+        held = min(held_voxels(n, self.n_relabellings), part)
+        computing = 8 * n * (held + 3 * tile) + 4 * VECTOR_BYTES
         if not self.n_statistics:
             return reading + computing
         # Lists are joined to those of the whole map, and sorted on the way.
@@ -197,8 +207,9 @@ class PermutationWork:
         read = (
             n * (12.0 * self.n_hypotheses + 8.0 * -(-max(self.blocks) // schedule.part)) + _TASK * parts / self.voxels
         )
-        # To relabel it, for each hypothesis; many subjects are relabelled for each tile of voxels anew.
-        making = 0.0 if keeps_relabellings(n, number) else 45.0 / min(tile_voxels(n), schedule.part)
+        # To relabel it, for each hypothesis; many subjects are relabelled anew for the next voxels.
+        held = tile_voxels(n) if self.available else held_voxels(n, number)
+        making = 0.0 if keeps_relabellings(n, number) else 45.0 / min(held, schedule.part)
         multiply, enhance = (0.08, 60.0) if self._whole else (0.03, 3.0)
         window, windows = min(schedule.window, number), -(-number // schedule.window)
         relabel = window * n * (0.03 + making) * self.n_hypotheses
