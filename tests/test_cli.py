@@ -105,6 +105,14 @@ class TestVerbs:
         np.testing.assert_array_equal(cohort["effect"].values, np.stack(images))
         assert cohort["age"].values.tolist() == table["age"].tolist()
 
+    def test_fit_says_how_contrasts_are_tested(self, study: Path, tmp_path: Path) -> None:
+        """A regressor's name is t; that of a term, which has one column here, F."""
+        told = succeed(
+            *("fit", study / "c.zarr", "--design", "~ age + sex", "--contrast", "sex", "--contrast", "sex[T.M]"),
+            *("--f-contrast", "both=age, sex[T.M]", "--output", tmp_path / "out"),
+        )
+        assert "\nsex: F of 1 column\nsex[T.M]: t\nboth: F of 2 columns\n" in told
+
     def test_stack_passes_its_options_on(self, study: Path, tmp_path: Path) -> None:
         told = succeed(
             *("stack", study / "sim" / "participants.tsv", tmp_path / "c.zarr", "--label", "participant_id"),

@@ -63,6 +63,7 @@ def test_clusters_of_thresholded_results(study: Path, tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(written, vx.clusters_table(thresholded), check_dtype=False)
     assert len(written)
     assert str(int(written["n_voxels"][0])) in told
+    assert "<NA>" not in told
     for name in ("mean", "age"):
         labels = nib.load(tmp_path / "tables" / f"contrast-{name}_desc-clusters_dseg.nii.gz")
         np.testing.assert_array_equal(labels.get_fdata(), vx.label_clusters(thresholded).sel(contrast=name))
@@ -80,6 +81,7 @@ def test_fwe_and_clusters_of_a_permutation_test(study: Path, tmp_path: Path) -> 
     ]
     table = succeed("clusters", study / "permuted")
     assert "cluster_extent_p_fwe" in table
+    assert "<NA>" not in table
 
 
 def test_a_map_of_another_program(tmp_path: Path) -> None:

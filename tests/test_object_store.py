@@ -71,8 +71,16 @@ def test_s3_store_is_not_written_over_unless_asked(s3: dict[str, Any], participa
 
 
 def test_missing_s3_store_is_said(s3: dict[str, Any]) -> None:
-    with pytest.raises(StoreError, match=r"nothing\.zarr is not a voxstack cohort"):
+    with pytest.raises(StoreError, match=r"There is no cohort at s3://bucket/nothing\.zarr"):
         vx.open_cohort("s3://bucket/nothing.zarr", storage_options=s3)
+    with pytest.raises(StoreError, match="there is no bucket or container elsewhere"):
+        vx.open_cohort("s3://elsewhere/cohort.zarr", storage_options=s3)
+    encrypted_only = {**s3, "client_options": {"allow_http": False}}
+    with pytest.raises(StoreError, match="obstore speaks https only, unless storage_options allow http"):
+        vx.open_cohort("s3://bucket/cohort.zarr", storage_options=encrypted_only)
+    Remote("", s3).put("s3://bucket/other.zarr", "a", b"1")
+    with pytest.raises(StoreError, match=r"other\.zarr is not a voxstack cohort: it has no zarr\.json"):
+        vx.open_cohort("s3://bucket/other.zarr", storage_options=s3)
 
 
 def test_other_readers_of_zarr_read_the_bucket(s3: dict[str, Any], tmp_path: Path) -> None:

@@ -84,7 +84,8 @@ def tell_dropped(dropped: Sequence[str]) -> None:
 def tested_by(one: xr.Dataset) -> str:
     """A contrast and how it is tested: the name of a term means F, also where it has one column only."""
     kind = str(one["stat_type"].item())
-    return f"{one['contrast'].item()}: " + (f"F of {one['dof_num'].item():.0f} columns" if kind == "F" else kind)
+    columns = int(one["dof_num"].item())
+    return f"{one['contrast'].item()}: " + (f"F of {columns} column{'s' * (columns > 1)}" if kind == "F" else kind)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from voxstack.grid import Grid, canonical_axes
 from voxstack.io.tables import check_names, covariates
 from voxstack.provenance import record
 from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
+from voxstack.store import keys
 from voxstack.store.encoding import decode
 from voxstack.store.location import Location
 from voxstack.store.published import Published
@@ -69,6 +70,8 @@ def _read(location: Location, store: Store, kinds: tuple[str, ...]) -> xr.Datase
         if published is None:
             if Plan.read(store) is not None:
                 raise StoreError(f"{location} is not finished: stacking was stopped, or is going on. Call stack again.")
+            if keys.some_key(store, but=lambda _: False) is None:  # or there is no such bucket, which is said then
+                raise StoreError(f"There is no {expected} at {location}.")
             raise StoreError(f"{location} is not a voxstack {expected}: it has no zarr.json.")
         dataset, problem = None, None
         try:
