@@ -19,6 +19,8 @@ _IN_ARGUMENTS = (
     (re.compile(r"(?i)^([\w.-]*(?:key|secret|token|password|credential|signature|sas)[\w.-]*)=.+", re.S), r"\1=***"),
 )
 
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")  # as S3 and Azure say it of a listing
+
 StorageOptions = Mapping[str, Any]
 
 
@@ -42,13 +44,13 @@ def errors_as_of_files(url: str, storage_options: StorageOptions) -> Iterator[No
     """Each protocol has exceptions of its own, which may quote any option: here they are `OSError`s without secrets."""
     try:
         yield
-    except FileNotFoundError as error:
-        if "NoSuchBucket" in str(error):
-            raise OSError(f"there is no bucket or container {url.split('/')[2]}.") from None
+    except FileNotFoundError:
         raise FileNotFoundError(f"there is nothing at {url}") from None
     except VoxstackError:
         raise
     except Exception as error:
+        if any(code in str(error) for code in _NO_BUCKET):
+            raise OSError(f"there is no bucket or container {url.split('/')[2]}") from None
         raise OSError(_told(error, storage_options)) from None
     except BaseException as error:
         if type(error).__module__ != "pyo3_runtime":
