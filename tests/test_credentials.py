@@ -111,7 +111,7 @@ def test_errors_do_not_tell_them(options: dict[str, Any], tmp_path: Path, logged
     stack, open_cohort, save_results, open_results = calls("s3://no-such-bucket", {**options, "retry_config": QUICK})
     refusals(stack, "no-such-bucket/c cannot be (read|written): .*(404|not found|no bucket)")
     refusals(open_cohort, "there is no bucket or container no-such-bucket")
-    refusals(save_results, "no-such-bucket/r cannot be (read|written): .*(404|not found)")
+    refusals(save_results, "no-such-bucket/r cannot be (read|written): .*(404|not found|no bucket)")
     refusals(open_results, "there is no bucket or container no-such-bucket")
     nowhere = {**options, "endpoint": "http://127.0.0.1:9", "retry_config": QUICK}
     for call in calls("s3://bucket", nowhere):
