@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from voxstack.blocks.chunks import Recipe, chunk_of, made, matrix, needed_by, slices
 from voxstack.blocks.packed import Packed
 from voxstack.kernels.chunks import turned
+from voxstack.run.allocation import reused_memory
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,8 @@ def column_values(values: Stored | NDArray[Any]) -> NDArray[Any]:
     """(n, v) float32 or float64 array of `Columns.values`, in a task."""
     if not isinstance(values, Stored):
         return values
-    return _gathered(values.chunks.unpack(), values.inside.unpack(), values.kept.unpack())
+    with reused_memory:
+        return _gathered(values.chunks.unpack(), values.inside.unpack(), values.kept.unpack())
 
 
 def _gathered(

@@ -16,6 +16,7 @@ from voxstack.blocks.chunks import Recipe, chunk_of, made, matrix, slices
 from voxstack.blocks.packed import Packed
 from voxstack.blocks.voxels import scattered, unpacked
 from voxstack.plan import CHUNKS_PER_TASK
+from voxstack.run.allocation import reused_memory
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -169,7 +170,8 @@ def _partial(
         partial([matrix(made(chunk), inside) for chunk in of_rows], span, setup.value, previous)
         for of_rows, span in zip(chunks, rows, strict=True)
     )
-    return reduce(combine, states)
+    with reused_memory:
+        return reduce(combine, states)
 
 
 def _scattered(maps: Arrays, voxels: Packed[NDArray[np.bool_]], outputs: Mapping[str, tuple[int, ...]]) -> Arrays:

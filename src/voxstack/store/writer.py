@@ -16,6 +16,7 @@ from zlib_ng import zlib_ng
 from voxstack.errors import InputError, StoreError
 from voxstack.io.readers import read_maps
 from voxstack.kernels.chunks import Counts, count, cut
+from voxstack.run.allocation import reused_memory
 from voxstack.store import keys
 from voxstack.store.chunks import encode_chunk
 from voxstack.store.location import Location
@@ -110,7 +111,7 @@ def write_batch(batch: Batch) -> None:
         The store is not being written by this call any more, or is not there for this worker.
     """
     store = batch.location.open(read_only=False)
-    with ThreadPoolExecutor(batch.threads) as pool:
+    with reused_memory, ThreadPoolExecutor(batch.threads) as pool:
         written = [_write_map(batch, store, name, pool) for name in batch.maps]
     digest = hashlib.blake2b(b"".join(one.digest for one in written), digest_size=8).digest()
     zero, nonzero = [one.zero for one in written], [one.nonzero for one in written]
