@@ -12,7 +12,6 @@ import pandas as pd
 import xarray as xr
 
 from voxstack.covariates import encode, is_plain_text
-from voxstack.covariates import text_array as text_array
 from voxstack.errors import InputError, listing
 from voxstack.io.places import Place, place_of
 from voxstack.io.secrets import StorageOptions

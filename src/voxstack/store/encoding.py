@@ -8,8 +8,8 @@ import pandas as pd
 import xarray as xr
 from zarr.storage import MemoryStore
 
+from voxstack.covariates import text_array
 from voxstack.grid import with_grid_indexes
-from voxstack.io.tables import text_array
 from voxstack.schema import SPACE
 
 _MISSING_TEXT = "n/a"
