@@ -18,6 +18,7 @@ from scipy.spatial.transform import Rotation
 
 import voxstack as vx
 from voxstack.errors import InputError, StoreError
+from voxstack.export.files import staged
 from voxstack.grid import GridIndex
 
 SHAPE = (4, 5, 3)
@@ -250,6 +251,15 @@ class TestWriteMaps:
         assert nib.load(path).shape == SHAPE
         assert len(path.read_bytes()) == len(before)
         assert not list(tmp_path.glob("*partial*"))
+
+    def test_of_two_calls_each_renames_its_own_files(self, tmp_path: Path) -> None:
+        path = tmp_path / "map.nii.gz"
+        with staged([(path, b"one call")]):
+            with staged([(path, b"another")]):
+                pass
+            assert path.read_bytes() == b"another"
+        assert path.read_bytes() == b"one call"
+        assert list(tmp_path.iterdir()) == [path]
 
     def test_a_cohort_is_no_result(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="fit, permutation or discoveries: it is a cohort"):

@@ -47,7 +47,8 @@ def staged(contents: Iterable[tuple[Place, bytes]]) -> Iterator[None]:
             with writing(place.parent):
                 if place.is_dir():
                     raise IsADirectoryError(f"{place} is a folder")
-                files[place] = place.with_name(f"{place.name}.partial")
+                # Another call may be writing the same files: each renames its own.
+                files[place] = place.with_name(f"{place.name}.{uuid4().hex}.partial")
                 files[place].write_bytes(content)
         yield
         for place, partial in files.items():

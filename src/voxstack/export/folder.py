@@ -29,6 +29,11 @@ def write_folder(
 ) -> list[Any]:
     """Write the maps of a computed result and the result itself into a folder.
 
+    In a folder of this machine the maps are written first, under other names, then `results.zarr` is published, and the
+    maps are renamed last: what fails until then leaves all that was there. A process that is killed while they are
+    renamed leaves maps of both runs, or old ones beside the new `results.zarr`; the call with `overwrite` puts that
+    right. At a URL `results.zarr` comes last.
+
     Parameters
     ----------
     dataset
