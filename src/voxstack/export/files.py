@@ -1,8 +1,11 @@
 """Files out: all of them or none, to a folder of this machine or to a URL."""
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from voxstack.errors import writing
@@ -22,6 +25,19 @@ def make_folder(folder: Place) -> None:
                 error.filename = str(folder)  # the name of the probe tells nobody anything
             raise
         probe.unlink()
+
+
+def json_file(told: Mapping[str, Any]) -> bytes:
+    """Plain values as JSON. It has no infinity and no NaN, which many programs refuse to read: they are null."""
+    return (json.dumps(_finite(told), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_files(contents: Mapping[Place, bytes]) -> None:
