@@ -8,12 +8,16 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 import voxstack as vx
 from remote_stores import Remote
-from small_cohorts import AFFINE, MAPS, noise, save
+from small_cohorts import AFFINE, MAPS, content, noise, save, saved
+from voxstack.cli.options import named
 from voxstack.errors import InputError, VoxstackError
+from voxstack.io.places import local_folder
+from voxstack.io.sources import resolve_maps
 from voxstack.store.location import Location
 from voxstack.store.writer import write_batch
 
@@ -143,6 +147,11 @@ def test_errors_do_not_tell_them(options: dict[str, Any], tmp_path: Path, logged
         (f"https://{TOKEN}@host/c", "a user or a password"),
         (f"az://container/c?sv=2024&sig={SECRET}", "a query"),
         (f"https://host/c?X-Amz-Signature={TOKEN}", "a query"),
+        (f"https://host/c#sig={TOKEN}", "a fragment"),
+        (f"s3://bucket/c#{TOKEN}", "a fragment"),
+        (f"simplecache::https://{TOKEN}@host/c", "a user or a password"),
+        (f"sftp://user:123/{SECRET}@host/c", "a user or a password"),
+        (f"s3://{KEY}:4{SECRET}@bucket/c", "a user or a password"),
     ],
 )
 def test_urls_that_hold_them_are_refused(url: str, what: str, tmp_path: Path) -> None:
@@ -162,6 +171,7 @@ def test_urls_that_hold_them_are_refused(url: str, what: str, tmp_path: Path) ->
     [
         "abfs://container@account/c",
         "s3://bucket/subject@site:1/c",
+        "sftp://host:22/c",
         "http://host:8080/a@b/c",
         "sftp://user@host/c",
         "s3://bucket/c",
@@ -169,6 +179,68 @@ def test_urls_that_hold_them_are_refused(url: str, what: str, tmp_path: Path) ->
 )
 def test_urls_that_hold_none_are_not(url: str) -> None:
     assert Location.of(url).url == url
+
+
+class TestUrlsThatNameImages:
+    """Whatever they are taken for, and whatever is wrong with them, they are not quoted."""
+
+    URLS = (
+        f"https://host/m.nii.gz?sig={TOKEN}",
+        f"https://host/m.nii.gz#sig={TOKEN}",
+        f"s3://{KEY}:{SECRET}@bucket/m.nii.gz",
+        f"s3://{KEY}:{SECRET}@bucket/m",
+    )
+
+    def refused(self, call: Callable[[], object]) -> None:
+        with pytest.raises(InputError, match=r"holds a .*storage_options") as refused:
+            call()
+        absent(str(refused.value))
+
+    @pytest.mark.parametrize("url", URLS)
+    def test_masks(self, url: str, tmp_path: Path) -> None:
+        table = save(tmp_path, noise(3))
+        self.refused(lambda: vx.stack(table, tmp_path / "c", maps=MAPS, mask=url))
+
+    @pytest.mark.parametrize(
+        "spec",
+        [
+            *URLS,
+            f"s3://{KEY}:{SECRET}@bucket/{{nope}}.nii.gz",
+            f"https://host/{{nope}}.nii.gz?sig={TOKEN}",
+            f"s3://{KEY}:{SECRET}@bucket/{{participant_id.nii.gz",
+            f"s3://{KEY}:{SECRET}@bucket/{{participant_id:d}}.nii.gz",
+            [f"https://host/m.nii.gz?sig={TOKEN}"],
+        ],
+    )
+    def test_maps(self, spec: Any) -> None:
+        table = pd.DataFrame({"age": [20]}, index=pd.Index(["a"], name="participant_id"))
+        self.refused(lambda: resolve_maps(table, Path(), {"effect": spec}))
+        self.refused(lambda: resolve_maps(table, Path(), spec))
+
+    @pytest.mark.parametrize("allow", [False, True])
+    @pytest.mark.parametrize("pattern", ["{file}", "{file}.nii", "maps/{file}"])
+    @pytest.mark.parametrize("url", URLS)
+    def test_cells_of_a_pattern(self, url: str, pattern: str, allow: bool) -> None:
+        table = pd.DataFrame({"file": [url]}, index=pd.Index(["a"], name="participant_id"))
+        self.refused(lambda: resolve_maps(table, Path(), {"effect": pattern}, allow_outside=allow))
+
+    @pytest.mark.parametrize("url", URLS)
+    def test_folders_of_this_machine(self, url: str) -> None:
+        self.refused(lambda: local_folder(url, "The demo"))
+
+    @pytest.mark.parametrize("url", [f"s3://{KEY}:{TOKEN}@bucket/m", *URLS])
+    def test_a_map_of_the_command_line_without_a_name(self, url: str) -> None:
+        self.refused(lambda: named((url,), "--map"))
+
+    @pytest.mark.parametrize("behind", [f"?sig={TOKEN}", f"#{TOKEN}"])
+    def test_a_column_that_no_map_names_is_no_covariate(self, behind: str, tmp_path: Path) -> None:
+        table = saved(tmp_path / "m", noise(3), age=[20, 30, 40])
+        table["signed"] = [f"https://host/{i}.nii.gz{behind}" for i in range(3)]
+        cohort = vx.stack(table, tmp_path / "c", maps=MAPS)
+        assert "age" in cohort.coords
+        assert "signed" not in cohort.coords
+        for held in content(tmp_path / "c").values():
+            absent(held)
 
 
 def test_a_token_of_azure_is_not_told() -> None:

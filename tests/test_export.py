@@ -18,6 +18,8 @@ from scipy.spatial.transform import Rotation
 
 import voxstack as vx
 from voxstack.errors import InputError, StoreError
+from voxstack.export.files import staged
+from voxstack.export.folder import write_folder
 from voxstack.grid import GridIndex
 
 SHAPE = (4, 5, 3)
@@ -250,6 +252,21 @@ class TestWriteMaps:
         assert nib.load(path).shape == SHAPE
         assert len(path.read_bytes()) == len(before)
         assert not list(tmp_path.glob("*partial*"))
+
+    def test_what_is_told_of_a_run_is_json_whatever_it_holds(self, tmp_path: Path, result: xr.Dataset) -> None:
+        record = {"seconds": float("nan"), "steps": [1.5, {"limits": (-np.inf, 2)}], "none": None, "Größe": True}
+        write_folder(result, tmp_path, record=record)
+        told = json.loads((tmp_path / "provenance.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+        assert told == {"seconds": None, "steps": [1.5, {"limits": [None, 2]}], "none": None, "Größe": True}
+
+    def test_of_two_calls_each_renames_its_own_files(self, tmp_path: Path) -> None:
+        path = tmp_path / "map.nii.gz"
+        with staged([(path, b"one call")]):
+            with staged([(path, b"another")]):
+                pass
+            assert path.read_bytes() == b"another"
+        assert path.read_bytes() == b"one call"
+        assert list(tmp_path.iterdir()) == [path]
 
     def test_a_cohort_is_no_result(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match="fit, permutation or discoveries: it is a cohort"):

@@ -100,6 +100,19 @@ class TestFormats:
         assert (tmp_path / name).exists()
         assert_read_as_by_nibabel(tmp_path / name)
 
+    @pytest.mark.parametrize("name", ["a.img", "a.hdr", "a.img.gz"])
+    @pytest.mark.parametrize("beside", [".img", ".hdr", ".mat"])
+    def test_another_version_of_any_file_of_a_pair_is_another_image(
+        self, tmp_path: Path, name: str, beside: str
+    ) -> None:
+        nib.Spm99AnalyzeImage(WHOLE.astype("int16"), AFFINE).to_filename(tmp_path / name)
+        source = ImageSource(tmp_path / name)
+        before = source.version()
+        assert source.version() == before
+        (file,) = tmp_path.glob(f"a{beside}*")
+        file.write_bytes(file.read_bytes() + b" ")
+        assert source.version() != before
+
     @pytest.mark.parametrize("kind", [nib.AnalyzeImage, nib.Spm99AnalyzeImage, nib.Spm2AnalyzeImage])
     @pytest.mark.parametrize("named", ["a.hdr", "a.img"])
     def test_analyze_of_three_kinds(self, tmp_path: Path, kind: Any, named: str) -> None:

@@ -1,5 +1,6 @@
 """One writer at a time: a folder is locked until its process ends, an object store by a key that is renewed."""
 
+import errno
 import json
 import os
 import signal
@@ -84,6 +85,26 @@ vx.stack(sys.argv[1], sys.argv[2], maps={"effect": "path"})
             vx.stack(table, tmp_path / "c", maps=MAPS)
         assert not (tmp_path / "c.lock").exists()
         vx.stack(in_memory(2), tmp_path / "c", maps=MAPS)
+
+    @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+    @pytest.mark.parametrize("left", [False, True])
+    def test_a_file_system_without_locks(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, left: bool
+    ) -> None:
+        def flock(descriptor: int, operation: int) -> None:
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr("voxstack.store.lock.fcntl.flock", flock)
+        if left:
+            (tmp_path / "c.lock").touch()
+        with pytest.raises(StoreError, match=r"c cannot be locked .*another file system, or .*\(flock\)"):
+            vx.stack(in_memory(2), tmp_path / "c", maps=MAPS)
+        assert [path.name for path in tmp_path.iterdir()] == ["c.lock"] * left
+
+    def test_a_lock_that_somebody_removed_is_not_missed(self, tmp_path: Path) -> None:
+        with one_writer(Location.of(tmp_path / "c")):
+            (tmp_path / "c.lock").unlink()
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_place_that_cannot_be_written(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("mine")

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from dask.delayed import delayed
-from distributed import get_client
+from distributed import Nanny, get_client
 
 from background import background, dask_cluster, wait_until
 from voxstack.errors import InputError, VoxstackError
@@ -71,6 +71,20 @@ class TestLocal:
         assert started
         assert not [process for process in started if process.is_running()]
         assert list(tmp_path.iterdir()) == []
+
+    def test_a_worker_that_is_dead_when_the_work_fails(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its nanny knows no process then, and no process would be taken for this one."""
+        ended: list[int] = []
+
+        def fail() -> None:
+            with scheduler("local:1"):
+                monkeypatch.setattr(Nanny, "pid", None)
+                monkeypatch.setattr(psutil.Process, "kill", lambda process: ended.append(process.pid))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert ended == []
 
     @pytest.mark.parametrize(
         ("spec", "workers", "told"),

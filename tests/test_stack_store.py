@@ -34,6 +34,14 @@ def cluster() -> Iterator[LocalCluster]:
         yield cluster
 
 
+@pytest.mark.parametrize("lost", ["", "n/a"])
+def test_a_store_whose_subjects_have_lost_their_labels(folder: Path, lost: str) -> None:
+    vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+    zarr.open_array(folder / "c.zarr" / "subject")[1] = lost
+    with pytest.raises(StoreError, match=r"c\.zarr is damaged: subjects have lost their labels"):
+        vx.open_cohort(folder / "c.zarr")
+
+
 class TestRefused:
     def test_lattices_that_differ_name_all_their_files(self, tmp_path: Path) -> None:
         save(tmp_path / "m", noise(6))

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import voxstack as vx
 from voxstack.errors import InputError
 from voxstack.io.sources import image_columns, resolve_maps
 from voxstack.io.tables import covariates, read_participants
@@ -121,6 +122,16 @@ class TestLabels:
         with pytest.raises(InputError, match=r"no participant_id in data row 2, 4"):
             read_participants(path, "participant_id")
 
+    @pytest.mark.parametrize("label", ["", "n/a", None, float("nan")])
+    def test_labels_that_a_store_would_lose_tell_their_rows(self, label: Any) -> None:
+        table = pd.DataFrame({"participant_id": ["a", label, "c"]})
+        with pytest.raises(InputError, match=r"has no participant_id in data row 2; .*Give every row a label"):
+            read_participants(table, "participant_id")
+        with pytest.raises(InputError, match="has no label in data row 2;"):
+            vx.from_arrays(
+                {"effect": np.ones((3, 2, 2, 2))}, affine=np.eye(4), participants=table.set_index("participant_id")
+            )
+
     def test_table_without_rows(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"p\.tsv has no rows"):
             read_participants(write(tmp_path / "p.tsv", "participant_id\tage\n"), "participant_id")
@@ -181,6 +192,17 @@ class TestCovariates:
         assert [None if pd.isna(value) else value for value in values] == texts
         assert values.dtype.kind == ("O" if None in texts else "U")
         assert all(isinstance(value, str) or np.isnan(value) for value in values)
+
+    @pytest.mark.parametrize("dtype", ["object", "str", "string", "category"])
+    def test_the_word_for_missing_text_is_missing_as_in_a_file(self, dtype: str) -> None:
+        table = pd.DataFrame({"sex": ["F", "n/a", "NA"]}, index=["a", "b", "c"], dtype=dtype)
+        kept = covariates(table, maps=["effect"], leave_out=[])["sex"]
+        assert [None if pd.isna(value) else value for value in kept.values] == ["F", None, "NA"]
+        assert kept.attrs == ({"levels": ["F", "NA"]} if dtype == "category" else {})
+        assert table["sex"].tolist() == ["F", "n/a", "NA"]
+
+    def test_the_word_for_missing_text_makes_no_text_of_numbers(self) -> None:
+        np.testing.assert_array_equal(plain(pd.Series([0.5, "n/a", 2], dtype=object)), [0.5, np.nan, 2])
 
     def test_numbers_in_a_column_of_objects_are_numbers(self) -> None:
         assert plain(pd.Series([3, 0], dtype=object)).dtype == np.int64

@@ -1,5 +1,6 @@
 """`threshold` against its definitions by SciPy, against nilearn, and against maxima of relabellings."""
 
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ def test_numbers_of_nilearns_own_tests() -> None:
         assert (vx.threshold(result, correction=correction, cluster_extent=5)["z_score"] > 0).sum() == 8
 
 
-def test_all_voxels_may_pass_and_none() -> None:
+def test_all_voxels_may_pass_and_none(tmp_path: Path) -> None:
     z = np.full((3, 3, 3), 50.0)  # p underflows
     for kind, least in (("z", 50.0), ("t", 50.0)):
         result = vx.read_map(nib.Nifti1Image(z, AFFINE), kind=kind, dof=1e6)
@@ -168,6 +169,9 @@ def test_all_voxels_may_pass_and_none() -> None:
     assert not none["significant"].any()
     assert none["z_score"].isnull().all()
     assert none["threshold"].item() == np.inf
+    for path in vx.write_maps(none, tmp_path):
+        told = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text(), parse_constant=pytest.fail)
+        assert told["Threshold"]["value"] is None
     assert none.attrs["summary"] == ["map: no voxel of 27 is significant at a false discovery rate of 0.05"]
 
 

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from voxstack.errors import InputError, listing
 from voxstack.schema import SUBJECT
 
+MISSING_TEXT = "n/a"
+"""Stands for missing text in a store, as in tables of BIDS: no covariate has it as a value, no subject as label."""
+
 
 def encode(column: "pd.Series[Any]") -> xr.Variable:
     """A column of a table as a variable along the subjects that a store can hold: float64, int64, bool or text.
@@ -18,8 +21,9 @@ def encode(column: "pd.Series[Any]") -> xr.Variable:
     Parameters
     ----------
     column
-        Of any type that pandas has. What is neither a number nor a truth value is kept as text, as are whole numbers
-        that float64 (where some are missing) or int64 would change: they are identifiers.
+        Of any type that pandas has. The text ``n/a`` is a missing value, as in a file. What is neither a number nor a
+        truth value is kept as text, as are whole numbers that float64 (where some are missing) or int64 would change:
+        they are identifiers.
 
     Returns
     -------
@@ -33,7 +37,7 @@ def encode(column: "pd.Series[Any]") -> xr.Variable:
     InputError
         Levels that differ but read the same, such as 1 and "1"; complex numbers; text that is not valid Unicode.
     """
-    column = column.infer_objects()
+    column = _without_missing_text(column).infer_objects()
     if pd.api.types.is_complex_dtype(column.dtype):
         raise InputError(f"The covariate {column.name!r} holds complex numbers. Keep their parts in two columns.")
     if isinstance(column.dtype, pd.CategoricalDtype):
@@ -51,6 +55,18 @@ def encode(column: "pd.Series[Any]") -> xr.Variable:
     if pd.api.types.is_numeric_dtype(column.dtype):
         return xr.Variable((SUBJECT,), column.to_numpy(dtype=np.float64, na_value=np.nan), attrs)
     return xr.Variable((SUBJECT,), _texts(column))
+
+
+def _without_missing_text(column: "pd.Series[Any]") -> "pd.Series[Any]":
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.remove_categories([level for level in column.cat.categories if _is_missing_text(level)])
+    if column.dtype == object or pd.api.types.is_string_dtype(column.dtype):
+        return column.mask(column.map(_is_missing_text).astype(bool))
+    return column
+
+
+def _is_missing_text(value: Any) -> bool:
+    return isinstance(value, str) and value == MISSING_TEXT
 
 
 def _too_large(numbers: "pd.Series[Any]", exact: int) -> bool:

@@ -13,7 +13,8 @@ from voxstack.cli.storage import READ, with_storage_options
 from voxstack.errors import InputError, StoreError
 from voxstack.export.folder import RESULTS
 from voxstack.export.results import check_target
-from voxstack.io.places import Place
+from voxstack.io.places import Place, is_url
+from voxstack.io.secrets import refuse_credentials
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.store.location import Location
 from voxstack.store.published import enclosing
@@ -105,6 +106,8 @@ def named(texts: tuple[str, ...], option: str) -> dict[str, str]:
     """``NAME=VALUE`` of --map."""
     pairs = [text.partition("=") for text in texts]
     for (name, equals, value), text in zip(pairs, texts, strict=True):
+        if is_url(name):  # a name was forgotten, and some message quotes what is taken for one
+            refuse_credentials(text)
         if not (equals and name.strip() and value.strip()):
             raise InputError(f"{option} {text!r}: write {option} NAME=VALUE.")
     return _unique([(name.strip(), value.strip()) for name, _, value in pairs], option)

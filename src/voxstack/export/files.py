@@ -1,8 +1,11 @@
 """Files out: all of them or none, to a folder of this machine or to a URL."""
 
+import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from voxstack.errors import writing
@@ -22,6 +25,19 @@ def make_folder(folder: Place) -> None:
                 error.filename = str(folder)  # the name of the probe tells nobody anything
             raise
         probe.unlink()
+
+
+def json_file(told: Mapping[str, Any]) -> bytes:
+    """Plain values as JSON. It has no infinity and no NaN, which many programs refuse to read: they are null."""
+    return (json.dumps(_finite(told), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_files(contents: Mapping[Place, bytes]) -> None:
@@ -47,7 +63,8 @@ def staged(contents: Iterable[tuple[Place, bytes]]) -> Iterator[None]:
             with writing(place.parent):
                 if place.is_dir():
                     raise IsADirectoryError(f"{place} is a folder")
-                files[place] = place.with_name(f"{place.name}.partial")
+                # Another call may be writing the same files: each renames its own.
+                files[place] = place.with_name(f"{place.name}.{uuid4().hex}.partial")
                 files[place].write_bytes(content)
         yield
         for place, partial in files.items():

@@ -1,6 +1,5 @@
 """The folder of a run: its maps, its `results.zarr` and what is told of the run, which belong together."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import xarray as xr
 
 from voxstack.errors import writing
-from voxstack.export.files import make_folder, staged
+from voxstack.export.files import json_file, make_folder, staged
 from voxstack.export.maps import contents_of_maps, file_names, places_of_maps
 from voxstack.export.results import check_target, open_results, save_results
 from voxstack.io.places import Place, Remote, place_of
@@ -28,6 +27,11 @@ def write_folder(
     storage_options: Mapping[str, Any] | None = None,
 ) -> list[Any]:
     """Write the maps of a computed result and the result itself into a folder.
+
+    In a folder of this machine the maps are written first, under other names, then `results.zarr` is published, and the
+    maps are renamed last: what fails until then leaves all that was there. A process that is killed while they are
+    renamed leaves maps of both runs, or old ones beside the new `results.zarr`; the call with `overwrite` puts that
+    right. At a URL `results.zarr` comes last.
 
     Parameters
     ----------
@@ -87,7 +91,7 @@ def _contents(
     """Of all files beside `results.zarr`."""
     yield from contents_of_maps(dataset, place, log10_p=log10_p)
     if record is not None:
-        yield place / RECORD, (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        yield place / RECORD, json_file(record)
 
 
 def _put(dataset: xr.Dataset, results: Remote, contents: Iterator[tuple[Place, bytes]], *, overwrite: bool) -> None:

@@ -1,7 +1,6 @@
 """Result maps as files: one NIfTI image and one JSON sidecar each, with BIDS-style names."""
 
 import gzip
-import json
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from voxstack.computation import compute
 from voxstack.errors import InputError, listing
-from voxstack.export.files import make_folder, staged
+from voxstack.export.files import json_file, make_folder, staged
 from voxstack.export.nifti import to_nifti
 from voxstack.export.planned import PlannedMap, planned
 from voxstack.io.places import Place, Remote, place_of
@@ -156,8 +155,7 @@ def _sidecar_of(image: str) -> str:
 
 
 def _sidecar(dataset: xr.Dataset, one: PlannedMap) -> bytes:
-    told = {**one.meta, "Provenance": dataset.attrs["provenance"]}
-    return (json.dumps(told, indent=2, ensure_ascii=False) + "\n").encode()
+    return json_file({**one.meta, "Provenance": dataset.attrs["provenance"]})
 
 
 def _image(dataset: xr.Dataset, one: PlannedMap) -> bytes:

@@ -162,6 +162,7 @@ def joined(folder: Place, name: str, storage_options: StorageOptions | None = No
 def local_folder(folder: str | Path, what: str) -> Path:
     """A folder of this machine; `InputError` for a URL where only such a folder will do."""
     if isinstance(folder, str) and is_url(folder) and not folder.startswith("file://"):
+        refuse_credentials(folder)
         raise InputError(f"{what} is written to a folder of this machine, not to {folder}.")
     place = place_of(folder)
     assert isinstance(place, Path)

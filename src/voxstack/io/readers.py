@@ -86,7 +86,8 @@ class ImageSource:
         if not isinstance(self.image, Place):
             return None
         name = self.image.name.removesuffix(".gz")
-        pair = [self.image.with_name(f"{name[:-4]}{end}") for end in (".hdr", ".img", ".hdr.gz", ".img.gz")]
+        ends = (".hdr", ".img", ".mat")  # SPM keeps affines in the last one
+        pair = [self.image.with_name(f"{name[:-4]}{end}{zipped}") for zipped in ("", ".gz") for end in ends]
         files = [self.image, *(pair if name.lower().endswith((".hdr", ".img")) else [])]
         told = [version for version in map(version_of, files) if version is not None]
         return f"{self.image}: {told}"

@@ -26,16 +26,18 @@ StorageOptions = Mapping[str, Any]
 
 def refuse_credentials(url: str) -> None:
     """Raise `InputError` for a URL that holds a password, or what may be a token: URLs end up in messages and logs."""
-    scheme = url.partition("://")[0]
-    # A password may hold any letter; before a slash, digits behind a colon are a port.
-    with_password = re.search(r"://[^/@]*:(?!\d+(/|$))[^@]*@", url)
+    # A password may hold any letter, a slash too. Digits behind a colon may be its beginning, or a port, which only the
+    # web's URLs are likely to have, as they are to have an @ in their path.
+    with_password = re.search(r"://[^/@]*:[^@]*@", re.sub(r"(https?://[^/@:]*):\d+(?=/|$)", r"\1", url))
     # az://container@account is a place; a name alone may be a token elsewhere.
-    with_token = scheme.startswith("http") and re.search(r"://[^/]*@", url)
-    if with_password or with_token or "?" in url:
-        what = "a query, which may be a token" if "?" in url else "a user or a password"
+    with_token = re.search(r"https?://[^/]*@", url)
+    behind = next((what for sign, what in (("?", "query"), ("#", "fragment")) if sign in url), None)
+    if with_password or with_token or behind:
+        what = f"a {behind}, which may be a token" if behind else "a user or a password"
+        scheme = re.search(r"[A-Za-z][\w+.-]*(?=://)", url)
         raise InputError(
-            f"A URL ({scheme}://...) holds {what}. URLs are shown in messages and logs, so give credentials as "
-            "storage_options, or by the environment variables of the protocol."
+            f"A URL ({scheme.group() if scheme else ''}://...) holds {what}. URLs are shown in messages and logs, so "
+            "give credentials as storage_options, or by the environment variables of the protocol."
         )
 
 

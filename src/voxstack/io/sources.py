@@ -1,5 +1,6 @@
 """From a participants table to one image per subject and map."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,9 +11,9 @@ from nibabel.spatialimages import SpatialImage
 
 from voxstack.errors import InputError, listing
 from voxstack.io.patterns import Pattern
-from voxstack.io.places import Place, Remote, joined
+from voxstack.io.places import Place, Remote, is_url, joined
 from voxstack.io.readers import ImageSource, looks_like_image
-from voxstack.io.secrets import StorageOptions
+from voxstack.io.secrets import StorageOptions, refuse_credentials
 from voxstack.io.tables import check_names
 
 MapSpec = str | Path | Remote | SpatialImage
@@ -54,6 +55,7 @@ def resolve_maps(
         volumes than the table has rows.
     """
     if not isinstance(maps, Mapping):
+        _refuse_credentials_in(maps)
         raise InputError(f"maps gives each map a name, such as maps={{'effect': {maps!r}}}.")
     if not maps:
         raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
@@ -65,7 +67,10 @@ def resolve_maps(
 
 
 def image_columns(table: pd.DataFrame, maps: Mapping[str, MapSpec]) -> list[str]:
-    """Columns that hold images or paths of images, of these maps or of others, and so are no covariates."""
+    """Columns that hold images or paths of images, of these maps or of others, and so are no covariates.
+
+    URLs with a signature, which no covariate may keep, are paths of images too.
+    """
     named = {spec for spec in maps.values() if isinstance(spec, str)}
     return [name for name in table.columns if name in named or _holds_images(table[name])]
 
@@ -73,9 +78,13 @@ def image_columns(table: pd.DataFrame, maps: Mapping[str, MapSpec]) -> list[str]
 def _holds_images(column: "pd.Series[Any]") -> bool:
     cells = [cell for cell in column if not (isinstance(cell, float) and np.isnan(cell)) and cell is not None]
     return bool(cells) and all(
-        isinstance(cell, SpatialImage | Path | Remote) or (isinstance(cell, str) and looks_like_image(cell.strip()))
+        isinstance(cell, SpatialImage | Path | Remote) or (isinstance(cell, str) and _names_image(cell.strip()))
         for cell in cells
     )
+
+
+def _names_image(text: str) -> bool:
+    return looks_like_image(re.split("[?#]", text)[0] if is_url(text) else text)
 
 
 class _Rows(NamedTuple):
@@ -94,6 +103,7 @@ class _Rows(NamedTuple):
 def _of_rows(rows: _Rows, name: str, spec: MapSpec) -> list[ImageSource] | None:
     """The images of a column or pattern; None for one image of all rows."""
     table = rows.table
+    _refuse_credentials_in(spec)
     if not isinstance(spec, str | Path | Remote | SpatialImage):
         raise InputError(f"Map {name!r}: {spec!r} is neither a column, nor a path or pattern, nor an image.")
     if isinstance(spec, str) and spec in table.columns:
@@ -110,6 +120,12 @@ def _of_rows(rows: _Rows, name: str, spec: MapSpec) -> list[ImageSource] | None:
         f"Map {name!r}: {spec!r} is neither a column of the table ({listing(table.columns, most=20)}), nor a pattern "
         "such as 'maps/{participant_id}.nii.gz', nor a 4-D image."
     )
+
+
+def _refuse_credentials_in(given: Any) -> None:
+    """Before a message quotes what was given."""
+    if not isinstance(given, Path | Remote | SpatialImage) and is_url(told := str(given)):
+        refuse_credentials(told)
 
 
 def _from_pattern(rows: _Rows, name: str, text: str) -> list[ImageSource]:
@@ -132,11 +148,14 @@ def _from_pattern(rows: _Rows, name: str, text: str) -> list[ImageSource]:
     for label, row in zip(table.index, table.reset_index().to_dict("records"), strict=True):
         values = {str(column): cell for column, cell in row.items()}
         try:
-            paths.append(pattern.fill(values) if rows.allow_outside else pattern.fill_below(values))
-        except InputError as error:
-            outside.append(f"{label}, whose {error}")
+            path = pattern.fill(values)
         except ValueError as error:
             raise InputError(f"Map {name!r}: the pattern {text!r} does not fit {label}: {error}.") from error
+        _refuse_credentials_in(path)
+        try:
+            paths.append(path if rows.allow_outside else pattern.fill_below(values))
+        except InputError as error:
+            outside.append(f"{label}, whose {error}")
     if outside:
         folder = pattern.folder or "of the table"
         raise InputError(

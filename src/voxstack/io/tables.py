@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Iterable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 from unicodedata import category
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
-from voxstack.covariates import encode, is_plain_text
-from voxstack.covariates import text_array as text_array
+from voxstack.covariates import MISSING_TEXT, encode, is_plain_text
 from voxstack.errors import InputError, listing
 from voxstack.io.places import Place, place_of
 from voxstack.io.secrets import StorageOptions
@@ -34,7 +34,8 @@ def read_participants(
     ----------
     participants
         A DataFrame, or the path or URL of a TSV or CSV file (UTF-8, with or without a byte order mark). Empty cells,
-        ``n/a``, ``NA`` and ``NaN`` are missing values; spaces around cells do not count.
+        ``n/a``, ``NA`` and ``NaN`` are missing values; spaces around cells do not count. In text of a DataFrame ``n/a``
+        is one too.
     label
         The column, or the index, that holds the subject labels.
     storage_options
@@ -74,10 +75,8 @@ def read_participants(
         raise InputError(f"{name} has several columns called {listing(table.columns[table.columns.duplicated()])}.")
     if table.empty:
         raise InputError(f"{name} has no rows.")
-    unlabelled = np.flatnonzero(table[label].isna())
-    if unlabelled.size:
-        raise InputError(f"{name} has no {label} in data row {listing(unlabelled + 1)}.")
     labels = table[label].astype(str)
+    refuse_missing_labels(name, label, table[label])
     odd = [label for label in labels if not is_plain_text(label)]
     if odd:
         raise InputError(f"{name} has the {label} {odd[0]!r}, which is not valid text. Correct it.")
@@ -88,6 +87,16 @@ def read_participants(
             "and keep the participant in a column of its own."
         )
     return table.drop(columns=label).set_index(pd.Index(labels, name=label)), folder
+
+
+def refuse_missing_labels(table: str, label: str, labels: "pd.Series[Any]") -> None:
+    """Refuse missing labels, and those that a store could not tell from missing ones; `InputError` names their rows."""
+    missing = np.flatnonzero(labels.isna() | labels.astype(str).isin(["", MISSING_TEXT]))
+    if missing.size:
+        raise InputError(
+            f"{table} has no {label} in data row {listing(missing + 1)}; empty text and {MISSING_TEXT} are none. Give "
+            "every row a label."
+        )
 
 
 def _read_table(path: Place, label: str) -> pd.DataFrame:

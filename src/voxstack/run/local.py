@@ -92,8 +92,11 @@ def _kill(cluster: Any) -> None:
     """
     for nanny in cluster.workers.values():
         nanny.close_gracefully()  # it starts no other one in its place
+        pid = nanny.pid
+        if pid is None:  # it is dead, or not started again yet; psutil would take this process
+            continue
         with suppress(psutil.Error):
-            psutil.Process(nanny.pid).kill()
+            psutil.Process(pid).kill()
 
 
 @contextmanager

@@ -8,11 +8,9 @@ import pandas as pd
 import xarray as xr
 from zarr.storage import MemoryStore
 
+from voxstack.covariates import MISSING_TEXT, text_array
 from voxstack.grid import with_grid_indexes
-from voxstack.io.tables import text_array
 from voxstack.schema import SPACE
-
-_MISSING_TEXT = "n/a"
 
 
 def encode(dataset: xr.Dataset, encoding: dict[str, dict[str, Any]]) -> dict[str, bytes]:
@@ -60,10 +58,10 @@ def decode(flat: xr.Dataset) -> xr.Dataset:
 
 def _to_text(values: Any) -> Any:
     missing = pd.isna(values)
-    return np.where(missing, _MISSING_TEXT, np.asarray(values, dtype=object)).astype(object)
+    return np.where(missing, MISSING_TEXT, np.asarray(values, dtype=object)).astype(object)
 
 
 def _from_text(values: Any) -> Any:
     if values.ndim != 1:
         return np.asarray(values).astype(str)
-    return text_array([None if value == _MISSING_TEXT else str(value) for value in values])
+    return text_array([None if value == MISSING_TEXT else str(value) for value in values])

@@ -92,6 +92,7 @@ def _file_lock(location: Location) -> Iterator[None]:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            there = path.exists()
             descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         except OSError as error:
             raise StoreError(f"{location} cannot be written: {error}.") from error
@@ -100,6 +101,13 @@ def _file_lock(location: Location) -> Iterator[None]:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise _refusal(location, _parsed(os.pread(descriptor, 4096, 0))) from None
+            except OSError as error:  # some file systems of networks and clusters have no locks
+                if not there:
+                    path.unlink(missing_ok=True)
+                raise StoreError(
+                    f"{location} cannot be locked against other writers: {error}. Choose a place on another file "
+                    "system, or have this one mounted with locks (flock)."
+                ) from error
             if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
                 try:
                     with writing(location):
@@ -107,7 +115,7 @@ def _file_lock(location: Location) -> Iterator[None]:
                         os.pwrite(descriptor, json.dumps(_owner()).encode(), 0)
                     yield
                 finally:
-                    path.unlink()
+                    path.unlink(missing_ok=True)  # users may have tidied up
                 return
         finally:
             os.close(descriptor)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError
 from voxstack.grid import Grid
-from voxstack.io.places import Place, Remote, place_of
+from voxstack.io.places import Place, Remote, is_url, place_of
 from voxstack.io.readers import ImageSource, looks_like_image, read_maps
-from voxstack.io.secrets import StorageOptions
+from voxstack.io.secrets import StorageOptions, refuse_credentials
 from voxstack.kernels.resample import nearest
 from voxstack.store.coverage import Coverage
 
@@ -48,6 +48,8 @@ def mask_on_grid(mask: Place | SpatialImage, grid: Grid) -> NDArray[np.bool_]:
 
 def mask_place(mask: Mask, storage_options: StorageOptions | None) -> Mask:
     """A mask that a user gives, the path or URL of an image as its place."""
+    if isinstance(mask, str) and is_url(mask):
+        refuse_credentials(mask)  # what does not end like an image is quoted
     return place_of(mask, storage_options) if isinstance(mask, str) and looks_like_image(mask) else mask
 
 

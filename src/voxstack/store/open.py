@@ -14,7 +14,7 @@ from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError, listing
 from voxstack.grid import Grid, canonical_axes
-from voxstack.io.tables import check_names, covariates
+from voxstack.io.tables import check_names, covariates, refuse_missing_labels
 from voxstack.provenance import record
 from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
 from voxstack.store import keys
@@ -111,7 +111,7 @@ def _decoded(location: Location, store: Store, published: Published, kinds: tupl
     try:
         dataset = decode(flat.assign(arrays))
         dataset = dataset.assign({n: v.load() for n, v in dataset.data_vars.items() if n not in lazy})
-        if SUBJECT in dataset.coords and not all(dataset[SUBJECT].values):
+        if SUBJECT in dataset.coords and not all(isinstance(label, str) and label for label in dataset[SUBJECT].values):
             raise StoreError(f"{location} is damaged: subjects have lost their labels.")
     except (RuntimeError, ValueError, KeyError) as error:
         raise StoreError(f"{location} is damaged: its labels cannot be read ({error}).") from error
@@ -148,7 +148,7 @@ def from_arrays(
     Raises
     ------
     InputError
-        Shapes that differ, an affine with other axes, labels that are not unique, or too few.
+        Shapes that differ, an affine with other axes, labels that are missing or not unique, or too few.
     """
     arrays = {name: _floating(array) for name, array in maps.items()}
     if not arrays:
@@ -197,6 +197,7 @@ def _participants(participants: pd.DataFrame | None, n: int) -> pd.DataFrame:
         return pd.DataFrame(index=pd.Index([f"sub-{i + 1:04d}" for i in range(n)]))
     if len(participants) != n:
         raise InputError(f"The participants table has {len(participants)} rows, the maps have {n} subjects.")
+    refuse_missing_labels("The participants table", "label", participants.index.to_series())
     labels = participants.index.astype(str)
     if labels.has_duplicates:
         raise InputError(f"Subject labels must be unique; these are not: {listing(labels[labels.duplicated()])}.")
