@@ -15,7 +15,7 @@ from voxstack.store.location import Location
 from voxstack.store.lock import LOCK
 from voxstack.store.open import open_cohort
 from voxstack.store.published import Chunking, Editions, Published
-from voxstack.store.unfinished import FOLDER, PLAN, Plan
+from voxstack.store.unfinished import FOLDER, MARKS, PLAN, Plan
 
 Goal = Literal["new", "append", "overwrite"]
 
@@ -161,10 +161,12 @@ def sweep(store: Store, *, keep: Callable[[str], bool]) -> None:
         Whether a key stays; whatever voxstack does not write stays, too.
     """
     left = [key for key in keys.all_keys(store) if _ours(key) and not keep(key)]
-    # As long as these are there, the next call knows what was being done, so they go last.
+    # A mark says that its chunks are there, so it goes before them: else a call that goes on with the plan would skip
+    # what a sweep that was stopped has removed. As long as the last are there, the next call knows what was being done.
+    first = [key for key in left if key.startswith(f"{MARKS}/")]
     last = [key for key in left if key == PLAN or key.endswith(".partial")]
-    keys.delete(store, sorted(set(left) - set(last)))
-    keys.delete(store, last)
+    for part in (first, sorted(set(left) - {*first, *last}), last):  # each is gone before the next one is begun
+        keys.delete(store, part)
     keys.prune(store)
 
 
