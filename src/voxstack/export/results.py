@@ -92,11 +92,12 @@ def _replace(location: Location, dataset: xr.Dataset, lock: Lock) -> None:
     before = {name: held for name in names if (held := keys.get(store, name)) is not None}
     try:
         root = content.pop(ROOT)
-        keys.put(store, {_UNFINISHED: b"", **content})
-        lock.check()
-        keys.put(store, {ROOT: root})
+        for key, held in {_UNFINISHED: b"", **content, ROOT: root}.items():
+            lock.check()
+            keys.put(store, {key: held})
     except BaseException:
         with suppress(Exception):  # what is left is swept by the next call
+            lock.check()  # else what is there by now is that of the run that has taken it
             _take_back(location, store, old, before)
         raise
     _sweep(store, Published.read(store))
