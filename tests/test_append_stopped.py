@@ -1,9 +1,11 @@
 """Appending that was stopped, and gone on with; and calls that were stopped when their cohort was just published."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import dask
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -159,6 +161,50 @@ class TestStopped:
         xr.testing.assert_identical(vx.open_cohort(tmp_path / "d").load(), before)
         cohort = vx.stack(in_memory(others[None] + 1, first=2), tmp_path / "d", maps=MAPS, append=True)
         np.testing.assert_array_equal(cohort["effect"].values, np.stack([others, others + 1]))
+
+
+@pytest.mark.usefixtures("small_chunks")
+class TestLate:
+    """Tasks of a call that was killed run on while the next call writes."""
+
+    def test_one_that_is_late_marks_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its call was there when it began to write, and is not when its chunks are written."""
+        refuse: Any = voxstack.store.writer._refuse
+        plan, marks = (tmp_path / "c" / "stack.partial" / name for name in ("plan.json", "marks"))
+
+        def begun_by_another(*arguments: Any) -> None:
+            refuse(*arguments)
+            plan.write_text(json.dumps({**json.loads(plan.read_text()), "run": "that of the next call"}))
+
+        monkeypatch.setattr("voxstack.store.writer._refuse", begun_by_another)
+        with pytest.raises(StoreError, match="c is not being written by this call any more"):
+            vx.stack(in_memory(noise(2)), tmp_path / "c", maps=MAPS)
+        assert not marks.exists()
+
+    @pytest.mark.parametrize("held", [bytes(range(16)), None], ids=["other sources", "nothing"])
+    def test_marks_of_others_are_not_published(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bytes | None
+    ) -> None:
+        write: Any = voxstack.store.writer.write_batch
+        mark = tmp_path / "c" / "stack.partial" / "marks" / "0"
+        table = saved(tmp_path / "m", noise(4))
+
+        def and_another(batch: Any) -> None:
+            write(batch)
+            if batch.number == 1:
+                mark.unlink()
+                if held is not None:
+                    mark.write_bytes(held)
+
+        with monkeypatch.context() as patch, dask.config.set(num_workers=1):
+            patch.setattr("voxstack.store.building.write_batch", and_another)
+            with pytest.raises(StoreError, match=r"Another call has been writing to .*c meanwhile.*Call again"):
+                vx.stack(table, tmp_path / "c", maps=MAPS)
+        with pytest.raises(StoreError, match="is not finished"):
+            vx.open_cohort(tmp_path / "c")
+        vx.stack(table, tmp_path / "c", maps=MAPS)
+        vx.stack(table, tmp_path / "undisturbed", maps=MAPS)
+        assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
 
 
 class TestStoppedBehindPublishing:
