@@ -259,6 +259,22 @@ def test_a_run_that_has_lost_its_lock_touches_nothing_any_more(
     assert remote.content(url) == there
 
 
+def test_a_store_within_a_store_is_refused(place: tuple[str, dict[str, Any]]) -> None:
+    """What is appended to the outer one, or replaces it, would sweep parts of the inner one."""
+    url, options = place
+    vx.stack(in_memory(noise(2)), url, maps=MAPS, **options)
+    before = held(place)
+    for inner in (f"{url}/glm.zarr", f"{url}/effect/c/more/"):
+        with pytest.raises(StoreError, match=r"would lie in the store .*r, which removes what is not its own\. Choose"):
+            vx.save_results(result(0), inner, **options)
+        with pytest.raises(StoreError, match=r"would lie in the store .*r, which removes what is not its own\. Choose"):
+            vx.stack(in_memory(noise(2)), inner, maps=MAPS, **options)
+    assert held(place) == before
+    vx.save_results(result(0), f"{url}.results/", **options)
+    vx.save_results(result(1), f"{url}.results/", overwrite=True, **options)  # it is no store within itself
+    vx.stack(in_memory(noise(3)), f"{url}/", maps=MAPS, overwrite=True, **options)
+
+
 def test_what_lies_around_in_a_bucket_is_left_alone(s3: dict[str, Any], tmp_path: Path) -> None:
     """The place is above another store, by mistake; nothing that looks like an old chunk is swept."""
     above, options = f"s3://bucket/{tmp_path.name}", {"storage_options": s3}

@@ -18,7 +18,7 @@ from voxstack.store.location import Location
 from voxstack.store.lock import LOCK, Lock, one_writer
 from voxstack.store.open import read
 from voxstack.store.published import ROOT, Published, key_encoding
-from voxstack.store.standing import sweep
+from voxstack.store.standing import check_apart, sweep
 
 _KINDS = ("contrast", "fit", "permutation", "discoveries")
 
@@ -55,8 +55,8 @@ def save_results(
     Raises
     ------
     StoreError
-        Something is there already, and is no result or `overwrite` is not set; another call is writing there; or the
-        place cannot be written. What was there is whole then.
+        Something is there already, and is no result or `overwrite` is not set; the place lies in another store; another
+        call is writing there; or the place cannot be written. What was there is whole then.
     """
     # Validate
     validate(dataset, *_KINDS)
@@ -124,7 +124,12 @@ def _take_back(location: Location, store: Store, old: Published | None, before: 
 
 
 def check_target(location: Location, *, overwrite: bool) -> None:
-    """Refuse to write a result over anything but an old result that may be replaced."""
+    """Refuse to write a result into a store, or over anything but an old result that may be replaced."""
+    _check_there(location, overwrite=overwrite)
+    check_apart(location)
+
+
+def _check_there(location: Location, *, overwrite: bool) -> None:
     if location.path is not None:
         with writing(location):  # a name that is too long, or a folder that may not be looked into
             exists = location.path.exists()

@@ -9,12 +9,13 @@ from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError
 from voxstack.grid import Grid
+from voxstack.io.places import place_of
 from voxstack.schema import check_kind
 from voxstack.store import keys
 from voxstack.store.location import Location
 from voxstack.store.lock import LOCK
 from voxstack.store.open import open_cohort
-from voxstack.store.published import Chunking, Editions, Published
+from voxstack.store.published import Chunking, Editions, Published, enclosing
 from voxstack.store.unfinished import FOLDER, MARKS, PLAN, Plan
 
 Goal = Literal["new", "append", "overwrite"]
@@ -83,6 +84,8 @@ class Standing:
         """Raise `StoreError` where nothing can come of a goal, before any work."""
         if not self.unswept:
             self._start(goal, self._base())
+        if self.published is None:
+            check_apart(self.location)
 
     def sharded(self, goal: Goal, shard: bool | None) -> bool:
         """Whether the maps will lie in shards, where users ask for them, for none, or say nothing.
@@ -148,6 +151,15 @@ class Standing:
                 "replace it with overwrite=True (--overwrite)."
             )
         return 0, Editions(base[1].maps + 1, base[1].labels + 1)
+
+
+def check_apart(location: Location) -> None:
+    """Raise `StoreError` for a place within a store, where the next writing of that would sweep what lies there."""
+    url = location.url if location.path is not None else location.url.rstrip("/")
+    if (outer := enclosing(place_of(url, location.storage_options), itself=False)) is not None:
+        raise StoreError(
+            f"{location} would lie in the store {outer}, which removes what is not its own. Choose another place."
+        )
 
 
 def sweep(store: Store, *, keep: Callable[[str], bool]) -> None:
