@@ -207,6 +207,29 @@ class TestLate:
         assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
 
 
+class TestStoppedAtItsFirstFile:
+    """Killed while it looked whether workers see the folder, or wrote its first key."""
+
+    @pytest.mark.parametrize("name", [f"visible.{'0a' * 16}.partial", f"results.partial.{'0a' * 16}.partial"])
+    def test_called_again_it_goes_on(self, tmp_path: Path, name: str) -> None:
+        result = vx.fit_glm(vx.from_arrays({"effect": noise(5)}, affine=AFFINE), "~ 1").compute()
+        for folder in ("c", "r"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / name).touch()
+        cohort = vx.stack(in_memory(noise(3)), tmp_path / "c", maps=MAPS)
+        np.testing.assert_array_equal(cohort["effect"].values, noise(3))
+        vx.save_results(result, tmp_path / "r")
+        xr.testing.assert_identical(vx.open_results(tmp_path / "r").compute(), result)
+        assert not list(tmp_path.rglob("*.partial"))
+
+    def test_a_download_of_another_program_is_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "sub-01.nii.gz.partial").write_text("mine")
+        with pytest.raises(StoreError, match="is a folder with other files in it"):
+            vx.stack(in_memory(noise(3)), tmp_path / "c", maps=MAPS)
+        assert (tmp_path / "c" / "sub-01.nii.gz.partial").read_text() == "mine"
+
+
 class TestStoppedBehindPublishing:
     """A call that was stopped when its cohort was published, before what it had replaced was removed."""
 

@@ -141,7 +141,7 @@ def _check_there(location: Location, *, overwrite: bool) -> None:
         store = location.open(read_only=True)
         if not keys.exists(store, ROOT):
             stopped = keys.exists(store, _UNFINISHED)
-            if stopped or keys.some_key(store, but=lambda key: key == LOCK) is None:
+            if stopped or keys.some_key(store, but=lambda key: key == LOCK or keys.is_temporary(key)) is None:
                 return
     except OSError as error:
         raise StoreError(f"{location} cannot be read: {error}.") from error

@@ -184,7 +184,7 @@ def sweep(store: Store, *, keep: Callable[[str], bool]) -> None:
 
 def _of_the_start(key: str) -> bool:
     """Whether a key is written before anything else is, or by a worker that is too late."""
-    return key == LOCK or key.startswith(f"{FOLDER}/")
+    return key == LOCK or key.startswith(f"{FOLDER}/") or keys.is_temporary(key)
 
 
 def _ours(key: str) -> bool:
