@@ -138,7 +138,11 @@ def size(store: Store) -> tuple[int, int]:
     """Number of keys, and their bytes in all."""
     found = all_keys(store)
     if isinstance(store, LocalStore):
-        return len(found), sum((store.root / key).stat().st_size for key in found)
+        sizes = []
+        for key in found:
+            with suppress(FileNotFoundError):  # a writer has removed it meanwhile
+                sizes.append((store.root / key).stat().st_size)
+        return len(sizes), sum(sizes)
     return len(found), int(sync(store.getsize_prefix("")))
 
 
