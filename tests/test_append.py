@@ -23,6 +23,7 @@ import voxstack.store.writer
 from small_cohorts import AFFINE, MAPS, SHAPE, content, in_memory, noise, saved
 from voxstack.covariates import decode
 from voxstack.errors import GridMismatch, InputError, StoreError, VoxstackWarning
+from voxstack.store import keys
 
 BOTH = {"effect": "effect", "variance": "variance"}
 
@@ -206,6 +207,22 @@ def test_provenance_lists_what_was_appended(tmp_path: Path) -> None:
     assert told == first.attrs["provenance"]
     replaced = vx.stack(in_memory(noise(2)), tmp_path / "c", maps=MAPS, overwrite=True)
     assert "appended" not in replaced.attrs["provenance"]
+
+
+def test_described_while_it_is_appended_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files go between their listing and the look at their sizes; the counts are of the new cohort already."""
+    vx.stack(in_memory(noise(2)), tmp_path / "c", maps=MAPS)
+    all_keys = keys.all_keys
+
+    def meanwhile(store: Any) -> list[str]:
+        found = all_keys(store)
+        monkeypatch.setattr("voxstack.store.keys.all_keys", all_keys)
+        vx.stack(in_memory(noise(1), first=2), tmp_path / "c", maps=MAPS, append=True)
+        return [*found, f"stack.partial/plan.json.{'0a' * 16}.partial"]
+
+    monkeypatch.setattr("voxstack.store.keys.all_keys", meanwhile)
+    told = vx.describe(tmp_path / "c")
+    assert told["coverage"]["complete"] == told["coverage"]["maps"]["effect"]["complete"] == noise(1)[0].size
 
 
 def test_a_cohort_that_begins_with_one_subject_has_chunks_of_many(tmp_path: Path) -> None:

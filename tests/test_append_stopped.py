@@ -1,9 +1,11 @@
 """Appending that was stopped, and gone on with; and calls that were stopped when their cohort was just published."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import dask
 import nibabel as nib
 import numpy as np
 import pandas as pd
@@ -159,6 +161,73 @@ class TestStopped:
         xr.testing.assert_identical(vx.open_cohort(tmp_path / "d").load(), before)
         cohort = vx.stack(in_memory(others[None] + 1, first=2), tmp_path / "d", maps=MAPS, append=True)
         np.testing.assert_array_equal(cohort["effect"].values, np.stack([others, others + 1]))
+
+
+@pytest.mark.usefixtures("small_chunks")
+class TestLate:
+    """Tasks of a call that was killed run on while the next call writes."""
+
+    def test_one_that_is_late_marks_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its call was there when it began to write, and is not when its chunks are written."""
+        refuse: Any = voxstack.store.writer._refuse
+        plan, marks = (tmp_path / "c" / "stack.partial" / name for name in ("plan.json", "marks"))
+
+        def begun_by_another(*arguments: Any) -> None:
+            refuse(*arguments)
+            plan.write_text(json.dumps({**json.loads(plan.read_text()), "run": "that of the next call"}))
+
+        monkeypatch.setattr("voxstack.store.writer._refuse", begun_by_another)
+        with pytest.raises(StoreError, match="c is not being written by this call any more"):
+            vx.stack(in_memory(noise(2)), tmp_path / "c", maps=MAPS)
+        assert not marks.exists()
+
+    @pytest.mark.parametrize("held", [bytes(range(16)), None], ids=["other sources", "nothing"])
+    def test_marks_of_others_are_not_published(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: bytes | None
+    ) -> None:
+        write: Any = voxstack.store.writer.write_batch
+        mark = tmp_path / "c" / "stack.partial" / "marks" / "0"
+        table = saved(tmp_path / "m", noise(4))
+
+        def and_another(batch: Any) -> None:
+            write(batch)
+            if batch.number == 1:
+                mark.unlink()
+                if held is not None:
+                    mark.write_bytes(held)
+
+        with monkeypatch.context() as patch, dask.config.set(num_workers=1):
+            patch.setattr("voxstack.store.building.write_batch", and_another)
+            with pytest.raises(StoreError, match=r"Another call has been writing to .*c meanwhile.*Call again"):
+                vx.stack(table, tmp_path / "c", maps=MAPS)
+        with pytest.raises(StoreError, match="is not finished"):
+            vx.open_cohort(tmp_path / "c")
+        vx.stack(table, tmp_path / "c", maps=MAPS)
+        vx.stack(table, tmp_path / "undisturbed", maps=MAPS)
+        assert content(tmp_path / "c") == content(tmp_path / "undisturbed")
+
+
+class TestStoppedAtItsFirstFile:
+    """Killed while it looked whether workers see the folder, or wrote its first key."""
+
+    @pytest.mark.parametrize("name", [f"visible.{'0a' * 16}.partial", f"results.partial.{'0a' * 16}.partial"])
+    def test_called_again_it_goes_on(self, tmp_path: Path, name: str) -> None:
+        result = vx.fit_glm(vx.from_arrays({"effect": noise(5)}, affine=AFFINE), "~ 1").compute()
+        for folder in ("c", "r"):
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder / name).touch()
+        cohort = vx.stack(in_memory(noise(3)), tmp_path / "c", maps=MAPS)
+        np.testing.assert_array_equal(cohort["effect"].values, noise(3))
+        vx.save_results(result, tmp_path / "r")
+        xr.testing.assert_identical(vx.open_results(tmp_path / "r").compute(), result)
+        assert not list(tmp_path.rglob("*.partial"))
+
+    def test_a_download_of_another_program_is_in_the_way(self, tmp_path: Path) -> None:
+        (tmp_path / "c").mkdir()
+        (tmp_path / "c" / "sub-01.nii.gz.partial").write_text("mine")
+        with pytest.raises(StoreError, match="is a folder with other files in it"):
+            vx.stack(in_memory(noise(3)), tmp_path / "c", maps=MAPS)
+        assert (tmp_path / "c" / "sub-01.nii.gz.partial").read_text() == "mine"
 
 
 class TestStoppedBehindPublishing:

@@ -87,4 +87,4 @@ def test_results_are_not_scattered_in_a_store(tmp_path: Path) -> None:
     store = str(tmp_path / "c.zarr")
     done = CliRunner().invoke(cli, ["fit", store, "--design", "~ age", "--contrast", "age", "--output", store])
     assert isinstance(done.exception, StoreError)
-    assert "is a store itself" in str(done.exception)
+    assert f"would lie in the store {store}, which removes what is not its own" in str(done.exception)

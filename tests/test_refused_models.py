@@ -169,7 +169,7 @@ def test_results_in_a_cohort_are_refused(study: Path, tmp_path: Path) -> None:
         for folder in (study / "c.zarr", study / "c.zarr" / "new" / "er", tmp_path / "link" / "new"):
             code, _, error = voxstack(*fit, "--output", folder)
             assert code == 2
-            assert f"{study / 'c.zarr'} is a store itself. Choose another folder" in error
+            assert f"would lie in the store {study / 'c.zarr'}, which removes what is not its own. Choose" in error
 
 
 @pytest.mark.parametrize(

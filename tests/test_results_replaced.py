@@ -17,6 +17,8 @@ import voxstack as vx
 from remote_stores import LOCK, Remote
 from small_cohorts import AFFINE, MAPS, content, in_memory, noise
 from voxstack.errors import StoreError
+from voxstack.store import keys
+from voxstack.store.encoding import encode
 
 
 @cache
@@ -191,10 +193,10 @@ def test_an_error_leaves_what_was_there_byte_for_byte(
     url, options = place
     if overwrite:
         vx.save_results(result(0), url, **options)
-    before, put, left = (held(place) if overwrite else {}), vx.store.keys.put, [0]
+    before, put, left = (held(place) if overwrite else {}), keys.put, [0]
 
-    def failing(store: Any, keys: Any) -> None:
-        for key, value in keys.items():
+    def failing(store: Any, told: Any) -> None:
+        for key, value in told.items():
             left[0] -= key != LOCK
             if left[0] == 0:
                 raise OSError("the line is cut")
@@ -215,7 +217,6 @@ def test_an_error_leaves_what_was_there_byte_for_byte(
 
 def test_a_second_writer_is_refused(place: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     url, options = place
-    encode: Any = vx.export.results.encode
     refused: list[str] = []
 
     def meanwhile(*arguments: Any) -> Any:
@@ -229,6 +230,49 @@ def test_a_second_writer_is_refused(place: tuple[str, dict[str, Any]], monkeypat
     vx.save_results(result(0), url, **options)
     assert len(refused) == 1
     xr.testing.assert_identical(vx.open_results(url, **options).compute(), result(0))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("moment", ["at its third key", "at its last chunk"])
+def test_a_run_that_has_lost_its_lock_touches_nothing_any_more(
+    moment: str, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, put, written = f"memory://{tmp_path.name}/r", keys.put, [0]
+    remote = Remote(url)
+    last = len(encode(result(1), {})) if moment == "at its last chunk" else 3
+    if overwrite:
+        vx.save_results(result(0), url)
+    there: dict[str, bytes] = {}
+
+    def taken(store: Any, held: Any) -> None:
+        put(store, held)
+        written[0] += len(held.keys() - {LOCK})
+        if written[0] >= last and not there:
+            remote.leave_lock(url, silent=1)
+            for key in ("beta/c/7/7/7/7", "beta/c.7.7.7.7"):
+                remote.put(url, key, b"of the run that has taken it")
+            there.update(remote.content(url))
+
+    monkeypatch.setattr("voxstack.store.keys.put", taken)
+    with pytest.raises(StoreError, match="Another run has taken the lock"):
+        vx.save_results(result(1), url, overwrite=overwrite)
+    assert remote.content(url) == there
+
+
+def test_a_store_within_a_store_is_refused(place: tuple[str, dict[str, Any]]) -> None:
+    """What is appended to the outer one, or replaces it, would sweep parts of the inner one."""
+    url, options = place
+    vx.stack(in_memory(noise(2)), url, maps=MAPS, **options)
+    before = held(place)
+    for inner in (f"{url}/glm.zarr", f"{url}/effect/c/more/"):
+        with pytest.raises(StoreError, match=r"would lie in the store .*r, which removes what is not its own\. Choose"):
+            vx.save_results(result(0), inner, **options)
+        with pytest.raises(StoreError, match=r"would lie in the store .*r, which removes what is not its own\. Choose"):
+            vx.stack(in_memory(noise(2)), inner, maps=MAPS, **options)
+    assert held(place) == before
+    vx.save_results(result(0), f"{url}.results/", **options)
+    vx.save_results(result(1), f"{url}.results/", overwrite=True, **options)  # it is no store within itself
+    vx.stack(in_memory(noise(3)), f"{url}/", maps=MAPS, overwrite=True, **options)
 
 
 def test_what_lies_around_in_a_bucket_is_left_alone(s3: dict[str, Any], tmp_path: Path) -> None:

@@ -295,6 +295,24 @@ class TestMask:
             self.stack(tmp_path, volumes)
         assert not (tmp_path / "c.zarr" / "zarr.json").exists()
 
+    def test_a_mask_without_values_is_told_apart_from_a_fraction_that_is_too_large(self, tmp_path: Path) -> None:
+        """A smaller fraction helps where some subjects have data, and nowhere else."""
+        half = np.zeros((3, *SHAPE), "float32")
+        half[:, :2] = noise(3)[:, :2]
+        inside = np.zeros(SHAPE, "uint8")
+        inside[3] = 1
+        with pytest.raises(InputError, match=r"no voxel inside it has a value other than 0.*the mask lies") as error:
+            self.stack(tmp_path, half, mask=nib.Nifti1Image(inside, AFFINE))
+        assert "fraction" not in str(error.value)
+        with pytest.raises(InputError, match=r"no voxel has a value other than 0.*the right images\.$"):
+            self.stack(tmp_path / "b", half * 0)
+        apart = noise(3)
+        for number in range(3):
+            apart[number, np.arange(4) != number] = np.nan
+        with pytest.raises(InputError, match=r"data of 1 of 3 subjects\. .*smaller fraction.*mask=0\.33\.$"):
+            self.stack(tmp_path / "c", apart)
+        assert self.stack(tmp_path / "c", apart, mask=0.33)["mask"].any()
+
     def test_mask_that_is_missing(self, tmp_path: Path) -> None:
         with pytest.raises(InputError, match=r"brain\.nii: there is no such file"):
             self.stack(tmp_path, noise(2), mask="brain.nii")

@@ -3,6 +3,7 @@
 import shutil
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -176,3 +177,48 @@ def test_stopped_after_every_single_write(
             if content(store) != expected:
                 go(store)
             assert content(store) == expected, number
+
+
+@pytest.mark.parametrize("goal", ["new", "append", "overwrite"])
+def test_a_call_that_begins_anew_is_stopped_and_the_first_one_goes_on(
+    goal: str, table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the sweep of the other call had removed by then is not taken for done."""
+    few = table[:30]
+    rows = few[11:] if goal == "append" else few
+    options = {} if goal == "new" else {goal: True}
+
+    def go(store: Path, rows: pd.DataFrame = rows) -> None:
+        vx.stack(rows, store, maps={"effect": "effect"}, mask=0.5, **options)
+
+    def stopped(store: Path, after: int, rows: pd.DataFrame = rows) -> None:
+        with monkeypatch.context() as patch:
+            freeze(patch, after=after)
+            with pytest.raises(Frozen):
+                go(store, rows)
+
+    def plan(store: Path) -> bytes | None:
+        path = store / "stack.partial" / "plan.json"
+        return path.read_bytes() if path.exists() else None
+
+    with dask.config.set({"voxstack.memory-limit": "10MB", "num_workers": 1}):
+        begun, reference = tmp_path / "begun", tmp_path / "reference"
+        if goal != "new":
+            vx.stack(table[:11], begun, maps={"effect": "effect"}, mask=0.5)
+            shutil.copytree(begun, reference)
+        go(reference)
+        expected = content(reference)
+        stopped(begun, after=60)
+        assert len(list((begun / "stack.partial" / "marks").iterdir())) == 2
+        number, there = 0, plan(begun)
+        while there == plan(begun):
+            store = tmp_path / f"{number}"
+            shutil.copytree(begun, store)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "A stopped call was writing other subjects")
+                stopped(store, number, rows[:-1])
+            there = plan(store)
+            go(store)
+            assert content(store) == expected, number
+            number += 1
+        assert number > 12

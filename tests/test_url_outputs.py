@@ -199,7 +199,8 @@ class TestCommands:
         # What is in the way is refused before anything is computed.
         told = ("--storage-options", tmp_path / "s3.json")
         assert "exists already" in voxstack("fit", f"{url}/c.zarr", *tests, "--output", f"{url}/fit", *told)[2]
-        assert "is a store itself" in voxstack("fit", f"{url}/c.zarr", *tests, "--output", f"{url}/c.zarr/x", *told)[2]
+        error = voxstack("fit", f"{url}/c.zarr", *tests, "--output", f"{url}/c.zarr/x", *told)[2]
+        assert f"would lie in the store {url}/c.zarr, which removes what is not its own" in error
 
     def test_without_options_the_environment_counts(
         self, s3: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

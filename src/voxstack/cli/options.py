@@ -10,14 +10,13 @@ import click
 import xarray as xr
 
 from voxstack.cli.storage import READ, with_storage_options
-from voxstack.errors import InputError, StoreError
+from voxstack.errors import InputError
 from voxstack.export.folder import RESULTS
 from voxstack.export.results import check_target
 from voxstack.io.places import Place, is_url
 from voxstack.io.secrets import refuse_credentials
 from voxstack.kernels.pvalues import ALTERNATIVES
 from voxstack.store.location import Location
-from voxstack.store.published import enclosing
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,8 +71,6 @@ def modelling(command: Command) -> Command:
 def check_output(folder: Place, *, overwrite: bool) -> None:
     """Refuse a folder for results that holds other ones, or lies in a store; before any work."""
     check_target(Location.of(folder / RESULTS), overwrite=overwrite)
-    if (store := enclosing(folder)) is not None:
-        raise StoreError(f"{store} is a store itself. Choose another folder for the results.")
 
 
 def tell_dropped(dropped: Sequence[str]) -> None:

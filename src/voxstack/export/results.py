@@ -18,7 +18,7 @@ from voxstack.store.location import Location
 from voxstack.store.lock import LOCK, Lock, one_writer
 from voxstack.store.open import read
 from voxstack.store.published import ROOT, Published, key_encoding
-from voxstack.store.standing import sweep
+from voxstack.store.standing import check_apart, sweep
 
 _KINDS = ("contrast", "fit", "permutation", "discoveries")
 
@@ -55,8 +55,8 @@ def save_results(
     Raises
     ------
     StoreError
-        Something is there already, and is no result or `overwrite` is not set; another call is writing there; or the
-        place cannot be written. What was there is whole then.
+        Something is there already, and is no result or `overwrite` is not set; the place lies in another store; another
+        call is writing there; or the place cannot be written. What was there is whole then.
     """
     # Validate
     validate(dataset, *_KINDS)
@@ -92,11 +92,12 @@ def _replace(location: Location, dataset: xr.Dataset, lock: Lock) -> None:
     before = {name: held for name in names if (held := keys.get(store, name)) is not None}
     try:
         root = content.pop(ROOT)
-        keys.put(store, {_UNFINISHED: b"", **content})
-        lock.check()
-        keys.put(store, {ROOT: root})
+        for key, held in {_UNFINISHED: b"", **content, ROOT: root}.items():
+            lock.check()
+            keys.put(store, {key: held})
     except BaseException:
         with suppress(Exception):  # what is left is swept by the next call
+            lock.check()  # else what is there by now is that of the run that has taken it
             _take_back(location, store, old, before)
         raise
     _sweep(store, Published.read(store))
@@ -123,7 +124,12 @@ def _take_back(location: Location, store: Store, old: Published | None, before: 
 
 
 def check_target(location: Location, *, overwrite: bool) -> None:
-    """Refuse to write a result over anything but an old result that may be replaced."""
+    """Refuse to write a result into a store, or over anything but an old result that may be replaced."""
+    _check_there(location, overwrite=overwrite)
+    check_apart(location)
+
+
+def _check_there(location: Location, *, overwrite: bool) -> None:
     if location.path is not None:
         with writing(location):  # a name that is too long, or a folder that may not be looked into
             exists = location.path.exists()
@@ -135,7 +141,7 @@ def check_target(location: Location, *, overwrite: bool) -> None:
         store = location.open(read_only=True)
         if not keys.exists(store, ROOT):
             stopped = keys.exists(store, _UNFINISHED)
-            if stopped or keys.some_key(store, but=lambda key: key == LOCK) is None:
+            if stopped or keys.some_key(store, but=lambda key: key == LOCK or keys.is_temporary(key)) is None:
                 return
     except OSError as error:
         raise StoreError(f"{location} cannot be read: {error}.") from error

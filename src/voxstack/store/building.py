@@ -14,7 +14,7 @@ import numpy as np
 import xarray as xr
 from zarr.abc.store import Store
 
-from voxstack.errors import VoxstackWarning, writing
+from voxstack.errors import StoreError, VoxstackWarning, writing
 from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
@@ -155,6 +155,11 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
             lock.check()
 
         # Conclude
+        if marks.fingerprints() != _fingerprints(request, plan):  # a task of a call that was killed came late
+            raise StoreError(
+                f"Another call has been writing to {request.location} meanwhile, so this one publishes nothing. Call "
+                "again."
+            )
         coverage, provenance = marks.coverage(), record("stack", **request.details())
         history: tuple[tuple[int, str], ...] = ()
         if plan.first:
@@ -224,18 +229,28 @@ def _batches(
 ) -> Iterator[Task]:
     """Tasks of the batches that are not done, or whose files have changed since."""
     buffers = Buffers()  # on worker processes each batch has its own copy
-    for number, (rows, done) in enumerate(zip(plan.batches(), marks.fingerprints(), strict=True)):
-        mine = slice(rows.start - plan.first, rows.stop - plan.first)
-        fingerprint = request.fingerprint(mine)
+    told = zip(plan.batches(), _fingerprints(request, plan), marks.fingerprints(), strict=True)
+    for number, (rows, fingerprint, done) in enumerate(told):
         if fingerprint == done:
             continue
         if done:
             marks.remove(number)
+        mine = _of_request(rows, plan)
         maps = {name: of_map[mine] for name, of_map in request.placed.items()}
         batch = Batch(
             number, rows, maps, request.location, arrays, request.preparation, plan, fingerprint, threads, buffers
         )
         yield Task(number, call("stack-batch", write_batch, batch))
+
+
+def _of_request(rows: range, plan: Plan) -> slice:
+    """Rows of the cohort as subjects of the request."""
+    return slice(rows.start - plan.first, rows.stop - plan.first)
+
+
+def _fingerprints(request: Request, plan: Plan) -> list[int]:
+    """Of what each batch is to be made from."""
+    return [request.fingerprint(_of_request(rows, plan)) for rows in plan.batches()]
 
 
 def _continued(

@@ -27,11 +27,6 @@ class Coverage:
     n_zero: NDArray[np.int32]
     n_nonzero: NDArray[np.int32]
 
-    @classmethod
-    def none(cls, n_maps: int, shape: tuple[int, ...]) -> "Coverage":
-        """Of no subjects."""
-        return cls(*(np.zeros(s, dtype=np.int32) for s in (shape, (n_maps, *shape), (n_maps, *shape))))
-
     def __add__(self, other: "Coverage") -> "Coverage":
         return Coverage(self.n_valid + other.n_valid, self.n_zero + other.n_zero, self.n_nonzero + other.n_nonzero)
 

@@ -72,9 +72,10 @@ def _cohort(cohort: xr.Dataset, location: Location, size: int) -> dict[str, Any]
     values = sum(cohort[name].nbytes for name in maps)
     published = Published.read(location.open(read_only=True))
     assert published is not None
-    coverage, n = stored_coverage(location, published), cohort.sizes[SUBJECT]
-    order = list(cohort.attrs["provenance"]["maps"])
-    metadata = published.arrays[maps[0]]
+    # What others append meanwhile is in the counts, so the number of subjects comes from where they do.
+    coverage, n = stored_coverage(location, published), published.n_subjects
+    order = list(published.attributes["provenance"]["maps"])
+    metadata = published.arrays[order[0]]
     return {
         "subjects": _texts(cohort[SUBJECT]),
         "maps": {name: str(cohort[name].dtype) for name in maps},

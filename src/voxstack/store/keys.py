@@ -4,6 +4,7 @@ Folders are read and written directly: Zarr's way through an event loop costs mo
 """
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from zarr.core.sync import sync
 from zarr.storage import LocalStore
 
 _REQUESTS = 16  # at a time
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")  # other programs have files that end in .partial, too
 
 
 def exists(store: Store, key: str) -> bool:
@@ -79,6 +81,11 @@ def _put_file(path: Path, content: bytes) -> None:
         raise
 
 
+def is_temporary(key: str) -> bool:
+    """Whether a key is what a writer that was killed has left of another one, which it was writing beside it."""
+    return _TEMPORARY.search(key) is not None
+
+
 def put_new(store: Store, key: str, content: bytes) -> None:
     """Write a key unless it is there already; of several writers one succeeds."""
     sync(store.set_if_not_exists(key, cpu.Buffer.from_bytes(content)))
@@ -131,7 +138,11 @@ def size(store: Store) -> tuple[int, int]:
     """Number of keys, and their bytes in all."""
     found = all_keys(store)
     if isinstance(store, LocalStore):
-        return len(found), sum((store.root / key).stat().st_size for key in found)
+        sizes = []
+        for key in found:
+            with suppress(FileNotFoundError):  # a writer has removed it meanwhile
+                sizes.append((store.root / key).stat().st_size)
+        return len(sizes), sum(sizes)
     return len(found), int(sync(store.getsize_prefix("")))
 
 

@@ -1,5 +1,6 @@
 """Masks: explicit ones brought to the cohort's grid, others derived from where the subjects have data."""
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -83,12 +84,28 @@ def choose_mask(
     enough = explicit if explicit is not None else coverage.n_valid >= fraction * n - 1e-9
     chosen = np.asarray(coverage.informative & enough & (coverage.n_valid > 0))
     if not chosen.any():
-        most = int(coverage.n_valid.max())
-        raise InputError(
-            f"No voxel is left in the mask ({mask_name(mask)}): the best covered voxel has data of {most} of {n} "
-            "subjects. Ask for a smaller fraction of the subjects, for example mask=0.9."
-        )
+        raise InputError(f"No voxel is left in the mask ({mask_name(mask)}): {_why(coverage, explicit, n)}")
     return chosen
+
+
+def _why(coverage: Coverage, explicit: NDArray[np.bool_] | None, n: int) -> str:
+    """What leaves no voxel, and what helps."""
+    covered = (coverage.n_valid > 0) if explicit is None else explicit & (coverage.n_valid > 0)
+    within = "" if explicit is None else " inside it"
+    if not covered.any():
+        return (
+            f"no voxel{within} has data of a subject in every map. See that the maps show the same part of the brain"
+            f"{'' if explicit is None else ', and the mask too'}."
+        )
+    if not (coverage.informative & covered).any():
+        advice = "" if explicit is None else " and that the mask lies where they have values"
+        return f"no voxel{within} has a value other than 0 in every map. See that these are the right images{advice}."
+    most = int(coverage.n_valid[coverage.informative].max())
+    share = max(math.floor(100 * most / n), 1) / 100
+    return (
+        f"the best covered voxel has data of {most} of {n} subjects. Ask for a smaller fraction of the subjects, for "
+        f"example mask={share}."
+    )
 
 
 def mask_name(mask: Mask) -> str:

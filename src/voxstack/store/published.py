@@ -181,7 +181,15 @@ def open_array(store: Store, name: str, metadata: Mapping[str, Any]) -> Array[An
     return Array(array)
 
 
-def enclosing(place: Place) -> Place | None:
-    """The store that a folder is or lies in, if any: it removes what is not its own when it is written to."""
+def enclosing(place: Place, *, itself: bool = True) -> Place | None:
+    """The store that a folder lies in, or is `itself`, if any: it removes what is not its own when it is written to."""
     within = Path(os.path.realpath(place)) if isinstance(place, Path) else place
-    return next((parent for parent in (within, *within.parents) if (parent / ROOT).exists()), None)
+    stores = [folder for folder in (*[within] * itself, *within.parents) if _is_store(folder)]
+    return stores[-1] if stores else None  # arrays within a store look like stores, too
+
+
+def _is_store(folder: Place) -> bool:
+    try:
+        return (folder / ROOT).exists()
+    except OSError:  # whoever may not look into a folder may still be allowed to write below it
+        return False

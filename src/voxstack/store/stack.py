@@ -113,7 +113,7 @@ def stack(
     GridMismatch
         Images on several lattices; all are named. Left-right flipped copies of one lattice are no mismatch.
     StoreError
-        Something is at `store` already, or another call is writing it.
+        Something is at `store` already, it lies in another store, or another call is writing it.
     """
     # Validate
     request, standing = requested(

@@ -9,13 +9,14 @@ from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError
 from voxstack.grid import Grid
+from voxstack.io.places import place_of
 from voxstack.schema import check_kind
 from voxstack.store import keys
 from voxstack.store.location import Location
 from voxstack.store.lock import LOCK
 from voxstack.store.open import open_cohort
-from voxstack.store.published import Chunking, Editions, Published
-from voxstack.store.unfinished import FOLDER, PLAN, Plan
+from voxstack.store.published import Chunking, Editions, Published, enclosing
+from voxstack.store.unfinished import FOLDER, MARKS, PLAN, Plan
 
 Goal = Literal["new", "append", "overwrite"]
 
@@ -83,6 +84,8 @@ class Standing:
         """Raise `StoreError` where nothing can come of a goal, before any work."""
         if not self.unswept:
             self._start(goal, self._base())
+        if self.published is None:
+            check_apart(self.location)
 
     def sharded(self, goal: Goal, shard: bool | None) -> bool:
         """Whether the maps will lie in shards, where users ask for them, for none, or say nothing.
@@ -150,6 +153,15 @@ class Standing:
         return 0, Editions(base[1].maps + 1, base[1].labels + 1)
 
 
+def check_apart(location: Location) -> None:
+    """Raise `StoreError` for a place within a store, where the next writing of that would sweep what lies there."""
+    url = location.url if location.path is not None else location.url.rstrip("/")
+    if (outer := enclosing(place_of(url, location.storage_options), itself=False)) is not None:
+        raise StoreError(
+            f"{location} would lie in the store {outer}, which removes what is not its own. Choose another place."
+        )
+
+
 def sweep(store: Store, *, keep: Callable[[str], bool]) -> None:
     """Remove what stopped and replaced writings have left: temporary files, and chunks and arrays of no cohort.
 
@@ -161,16 +173,18 @@ def sweep(store: Store, *, keep: Callable[[str], bool]) -> None:
         Whether a key stays; whatever voxstack does not write stays, too.
     """
     left = [key for key in keys.all_keys(store) if _ours(key) and not keep(key)]
-    # As long as these are there, the next call knows what was being done, so they go last.
+    # A mark says that its chunks are there, so it goes before them: else a call that goes on with the plan would skip
+    # what a sweep that was stopped has removed. As long as the last are there, the next call knows what was being done.
+    first = [key for key in left if key.startswith(f"{MARKS}/")]
     last = [key for key in left if key == PLAN or key.endswith(".partial")]
-    keys.delete(store, sorted(set(left) - set(last)))
-    keys.delete(store, last)
+    for part in (first, sorted(set(left) - {*first, *last}), last):  # each is gone before the next one is begun
+        keys.delete(store, part)
     keys.prune(store)
 
 
 def _of_the_start(key: str) -> bool:
     """Whether a key is written before anything else is, or by a worker that is too late."""
-    return key == LOCK or key.startswith(f"{FOLDER}/")
+    return key == LOCK or key.startswith(f"{FOLDER}/") or keys.is_temporary(key)
 
 
 def _ours(key: str) -> bool:

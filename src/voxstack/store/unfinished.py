@@ -20,7 +20,7 @@ from voxstack.store.published import Chunking, Editions
 
 FOLDER = "stack.partial"
 PLAN = f"{FOLDER}/plan.json"
-_MARKS, _COUNTS = f"{FOLDER}/marks", f"{FOLDER}/counts"
+MARKS, _COUNTS = f"{FOLDER}/marks", f"{FOLDER}/counts"
 _zstd = Zstd(level=LEVEL)
 
 
@@ -121,15 +121,15 @@ class Marks:
     def set(self, batch: int, fingerprint: int, digest: int, counts: NDArray[np.uint8]) -> None:
         """Mark a batch as done, which is the last thing that is written of it."""
         told = np.array([fingerprint, digest], dtype="<u8").tobytes()
-        keys.put(self._store, {f"{_COUNTS}/{batch}": bytes(_zstd.encode(counts)), f"{_MARKS}/{batch}": told})
+        keys.put(self._store, {f"{_COUNTS}/{batch}": bytes(_zstd.encode(counts)), f"{MARKS}/{batch}": told})
 
     def remove(self, batch: int) -> None:
         """Before a batch is done anew."""
-        keys.delete(self._store, [f"{_MARKS}/{batch}"])
+        keys.delete(self._store, [f"{MARKS}/{batch}"])
 
     @property
     def _marks(self) -> NDArray[np.uint64]:
-        told = [keys.get(self._store, f"{_MARKS}/{batch}") for batch in range(self._n_batches)]
+        told = [keys.get(self._store, f"{MARKS}/{batch}") for batch in range(self._n_batches)]
         whole = [content if content is not None and len(content) == 16 else bytes(16) for content in told]
         return np.frombuffer(b"".join(whole), dtype="<u8").reshape(-1, 2)
 
@@ -153,4 +153,4 @@ class Marks:
 
 def has_marks(store: Store) -> bool:
     """Whether some batch of some plan is done."""
-    return any(key.startswith(f"{_MARKS}/") for key in keys.all_keys(store))
+    return any(key.startswith(f"{MARKS}/") for key in keys.all_keys(store))

@@ -117,7 +117,17 @@ def write_batch(batch: Batch) -> None:
     zero, nonzero = [one.zero for one in written], [one.nonzero for one in written]
     valid = zero[0] + nonzero[0] if len(written) == 1 else _complete([one.known for one in written], batch)
     counts = np.stack([valid, *zero, *nonzero])
+    _check_plan(batch, store)  # again: to write the maps has taken a while
     batch.marks(store).set(batch.number, batch.fingerprint, int.from_bytes(digest, "little"), counts)
+
+
+def _check_plan(batch: Batch, store: Store) -> None:
+    """Raise `StoreError` where the store is not being written by the batch's call."""
+    if Plan.read(store) != batch.plan:
+        raise StoreError(
+            f"{batch.location} is not being written by this call any more, or this worker does not see it. Workers "
+            "need the store under the same path as the client."
+        )
 
 
 class _Written(NamedTuple):
@@ -133,11 +143,7 @@ def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Writte
     target = open_array(store, name, batch.arrays[name])
     chunks = _read(batch, batch.maps[name], target, pool)
     mine = chunks[:, :, :, batch.before :]
-    if Plan.read(store) != batch.plan:
-        raise StoreError(
-            f"{batch.location} is not being written by this call any more, or this worker does not see it. Workers "
-            "need the store under the same path as the client."
-        )
+    _check_plan(batch, store)
     row = batch.rows.start // batch.plan.subjects_per_chunk
 
     def encoded(index: Index) -> tuple[Counts, bytes | None]:
