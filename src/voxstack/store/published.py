@@ -184,12 +184,13 @@ def open_array(store: Store, name: str, metadata: Mapping[str, Any]) -> Array[An
 def enclosing(place: Place, *, itself: bool = True) -> Place | None:
     """The store that a folder lies in, or is `itself`, if any: it removes what is not its own when it is written to."""
     within = Path(os.path.realpath(place)) if isinstance(place, Path) else place
-    stores = [folder for folder in (*[within] * itself, *within.parents) if _is_store(folder)]
-    return stores[-1] if stores else None  # arrays within a store look like stores, too
+    return next((folder for folder in (*[within] * itself, *within.parents) if _is_ours(folder)), None)
 
 
-def _is_store(folder: Place) -> bool:
+def _is_ours(folder: Place) -> bool:
+    """Whether a folder is a store of voxstack, and no array of one, nor a Zarr group of another program."""
     try:
-        return (folder / ROOT).exists()
-    except OSError:  # whoever may not look into a folder may still be allowed to write below it
+        attributes = json.loads((folder / ROOT).read_bytes()).get("attributes", {})
+    except (OSError, ValueError, AttributeError):  # who may not look into a folder may still write below it
         return False
+    return "schema_version" in attributes
