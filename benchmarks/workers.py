@@ -124,6 +124,6 @@ class Killer:
             there = self.client.scheduler_info(n_workers=-1)["workers"]
             nannies = [nanny for nanny in self.client.cluster.workers.values() if nanny.worker_address in there]
             process = self.chance.choice(nannies).process if nannies else None
-            if process is not None and process.pid is not None:
+            if process is not None and process.pid is not None and process.status.name == "running":
                 os.kill(process.pid, signal.SIGKILL)
                 self.kills += 1

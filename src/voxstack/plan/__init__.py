@@ -11,6 +11,9 @@ VOXELS_PER_SIDE = 32
 PROCESS = 350 * 2**20
 """Bytes of a process before any data: the interpreter, the packages, compiled kernels. Measured."""
 
+FREED = 2**25
+"""Bytes of freed memory that each thread of a worker process keeps while a task runs; see `voxstack.run.allocation`."""
+
 CHUNKS_PER_TASK = 8
 """Chunks of subjects that a task of a fit goes through, and states of tasks that another one combines."""
 
@@ -49,8 +52,13 @@ class Means:
         return self.memory // self.at_once if self.remote else self.memory
 
     def peak(self, task: int, *, shared: int = 0, results: int = 0) -> int:
-        """Bytes of a process in which tasks run: its own, those of each task, of what they share and of results."""
-        return PROCESS + shared + self.at_once * task + (0 if self.remote else results)
+        """Bytes of a process in which tasks run: its own, those of each task, of what they share and of results.
+
+        A worker has no results, but memory that is freed and kept.
+        """
+        # A task has a thread of its own for files.
+        others = 2 * self.at_once * FREED if self.remote else results
+        return PROCESS + shared + self.at_once * task + others
 
     def __str__(self) -> str:
         threads = f"{self.at_once} thread{'s' if self.at_once > 1 else ''}"

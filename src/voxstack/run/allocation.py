@@ -6,8 +6,10 @@ import sys
 import threading
 from typing import Any
 
+from voxstack.plan import FREED
+
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # glibc's names for what `mallopt` sets
-_LARGEST, _FREE = 2**25, 2**26  # bytes: the most that glibc takes as a threshold; and what stays with the process
+_LARGEST = 2**25  # bytes, the most that glibc takes as a threshold
 _STATIC = 2**17  # glibc's own threshold, where it may not change it
 _SET_BY_DASK = "MALLOC_TRIM_THRESHOLD_"
 
@@ -35,7 +37,7 @@ class _ReusedMemory:
             self._users += 1
             if self._users == 1:
                 libc.mallopt(_MMAP_THRESHOLD, _LARGEST)
-                libc.mallopt(_TRIM_THRESHOLD, _FREE)
+                libc.mallopt(_TRIM_THRESHOLD, FREED)
 
     def __exit__(self, *_: object) -> None:
         if (libc := _glibc()) is None:
