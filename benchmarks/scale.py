@@ -30,8 +30,7 @@ from workers import LIMIT, watched, workers
 
 import voxstack as vx
 from voxstack.blocks import as_blocks
-from voxstack.run import Task, call, run
-from voxstack.run.allocation import reused_memory
+from voxstack.run import Task, allocation, call, run
 
 POOL, FEW = 100, 500
 DESIGN = "~ age + sex + C(site)"
@@ -170,7 +169,7 @@ def _decode(folder: Path, n: int) -> None:
 
 
 def _dropped(tasks: list[tuple[Callable[..., object], ...]]) -> int:
-    with reused_memory:  # as all tasks that decode
+    with allocation.reused_memory:  # as all tasks that decode
         for function, *arguments in tasks:
             function(*arguments)
     return len(tasks)
