@@ -53,7 +53,7 @@ class MemoryPlan:
     def stack(self) -> int:
         """The most that stacking takes of a process in which tasks run: the process itself, data and results."""
         task = self.stacking.needs(self.subjects_per_batch, self.means.threads_each)
-        return plan.PROCESS + (self.means.at_once if self.means.remote else 1) * task
+        return plan.PROCESS + self.means.freed + (self.means.at_once if self.means.remote else 1) * task
 
     @property
     def fit(self) -> int:

@@ -51,14 +51,17 @@ class Means:
         """Bytes of a task that can use several threads."""
         return self.memory // self.at_once if self.remote else self.memory
 
+    @property
+    def freed(self) -> int:
+        """Bytes that a worker's threads keep, where each task has one of its own for files."""
+        return 2 * self.at_once * FREED if self.remote else 0
+
     def peak(self, task: int, *, shared: int = 0, results: int = 0) -> int:
         """Bytes of a process in which tasks run: its own, those of each task, of what they share and of results.
 
         A worker has no results, but memory that is freed and kept.
         """
-        # A task has a thread of its own for files.
-        others = 2 * self.at_once * FREED if self.remote else results
-        return PROCESS + shared + self.at_once * task + others
+        return PROCESS + shared + self.at_once * task + (self.freed if self.remote else results)
 
     def __str__(self) -> str:
         threads = f"{self.at_once} thread{'s' if self.at_once > 1 else ''}"
