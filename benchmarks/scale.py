@@ -1,6 +1,6 @@
 """5,000 subjects at 2 mm on two workers of 1.5 GiB, and workers and drivers that are killed while the result stays.
 
-    python benchmarks/scale.py [--subjects 5000] [--folder DIR] [--skip-chaos]
+    python benchmarks/scale.py [--subjects 5000] [--folder DIR] [--part scale|chaos]
 
 The subjects are the files of a pool of 100 simulated ones, each under many labels. Needs 10 GB of disk in DIR (by
 default a temporary folder), all of which is removed afterwards, and Linux. Run nothing else meanwhile.
@@ -44,20 +44,28 @@ def main() -> None:
     parser.add_argument("--subjects", type=int, default=5000)
     parser.add_argument("--resolution", type=float, default=2)
     parser.add_argument("--folder", type=Path, help="work here")
-    parser.add_argument("--skip-chaos", action="store_true", help="kill nothing")
+    parser.add_argument("--part", choices=["scale", "chaos"], help="only this one; results of the other one stay")
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         vx.simulate_cohort(folder / "pool", n_subjects=POOL, resolution=options.resolution, progress=True)
-        measured, numbers = _scale(folder, options.subjects)
-        _write(options, measured, numbers)  # what was measured stays, whatever comes of the rest
-        if not options.skip_chaos:
-            details, more = chaos.measure(folder, repeated)
-            _write(options, measured | {"chaos": details}, numbers + more)
+        if options.part != "chaos":
+            _write(options, *_scale(folder, options.subjects))  # which stays, whatever comes of the rest
+        if options.part != "scale":
+            details, numbers = chaos.measure(folder, repeated)
+            _write(options, {"chaos": details}, numbers)
 
 
 def _write(options: argparse.Namespace, measured: dict[str, object], numbers: list[Number]) -> None:
+    """Results of one part, beside those of the other one that are there."""
+    options.results.mkdir(parents=True, exist_ok=True)
+    path = options.results / "scale.json"
+    before = json.loads(path.read_text()) if path.exists() else {"measured": {}, "numbers": []}
+    for one in before["numbers"]:
+        one.pop("reached")
+    named = {one["name"]: Number(**one) for one in before["numbers"]} | {one.name: one for one in numbers}
+    measured, numbers = before["measured"] | measured, list(named.values())
     document = {
         "cohort": {"subjects": options.subjects, "resolution_mm": options.resolution, "pool": POOL},
         "machine": {"cores": os.cpu_count(), "python": platform.python_version()},
@@ -65,8 +73,7 @@ def _write(options: argparse.Namespace, measured: dict[str, object], numbers: li
         "numbers": [{**asdict(number), "reached": number.reached} for number in numbers],
         "measured": measured,
     }
-    options.results.mkdir(parents=True, exist_ok=True)
-    (options.results / "scale.json").write_text(json.dumps(document, indent=2) + "\n")
+    path.write_text(json.dumps(document, indent=2) + "\n")
     (options.results / "scale.md").write_text(table(numbers))
     plot(numbers, options.results / "scale.png")
     print(table(numbers), flush=True)

@@ -8,7 +8,7 @@ from voxstack.errors import InputError
 SUBJECTS_PER_CHUNK = 64
 VOXELS_PER_SIDE = 32
 
-PROCESS = 350 * 2**20
+PROCESS = 400 * 2**20
 """Bytes of a process before any data: the interpreter, the packages, compiled kernels. Measured."""
 
 FREED = 2**25
