@@ -143,7 +143,8 @@ class PermutationWork:
         tile = min(tile_voxels(n), part)
         reading = copies * n * part * self.itemsize + 3 * self.chunk
         held = min(held_voxels(n, self.n_relabellings), part)
-        computing = 8 * n * (held + 3 * tile) + 4 * VECTOR_BYTES
+        # Few relabellings have few vectors, also of contrasts of some columns.
+        computing = 8 * n * (held + 3 * tile) + 4 * min(VECTOR_BYTES, 4 * 8 * n * self.n_relabellings)
         if not self.n_statistics:
             return reading + computing
         # Lists are joined to those of the whole map, and sorted on the way.
