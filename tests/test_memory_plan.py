@@ -55,7 +55,7 @@ def test_thousands_of_subjects_fit_into_small_workers() -> None:
     for n in (5000, 40_000):
         schedule = work_of(n, 200_000, whole=True, number=1000).schedule(means)
         assert schedule.part >= 32**3 // 64, n
-    assert work_of(500, 200_000, whole=True, number=1000).schedule(means).part == 32**3
+    assert work_of(500, 200_000, whole=True, number=1000).schedule(means).part >= 32**3 // 2
 
 
 @given(

@@ -1,5 +1,6 @@
 """Worker processes on this machine that nobody else sees, and that Ctrl-C reaches only through this process."""
 
+import logging
 import signal
 import tempfile
 import threading
@@ -43,6 +44,7 @@ def local_cluster(n_workers: int | None, *, memory_limit: str | None) -> Iterato
     with (
         tempfile.TemporaryDirectory(prefix="voxstack-", dir=within or None, ignore_cleanup_errors=True) as scratch,
         dask.config.set({"temporary-directory": scratch}),
+        _quiet(),
         _loop() as loop,
         ExitStack() as started,
     ):
@@ -97,6 +99,18 @@ def _kill(cluster: Any) -> None:
             continue
         with suppress(psutil.Error):
             psutil.Process(pid).kill()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave unsaid what a message was that a scheduler which has ended did not get; until the event loop has stopped."""
+    logger = logging.getLogger("distributed.batched")
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
