@@ -103,7 +103,7 @@ def _kill(cluster: Any) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Leave unsaid what a message was that a scheduler which has ended did not get; until the event loop has stopped."""
+    """Leave unsaid which messages a scheduler that has ended did not get, until the event loop has stopped."""
     logger = logging.getLogger("distributed.batched")
     before = logger.level
     logger.setLevel(logging.WARNING)
