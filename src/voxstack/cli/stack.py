@@ -9,6 +9,7 @@ from voxstack.cli.info import summary
 from voxstack.cli.options import named
 from voxstack.cli.storage import READ, read_options, with_storage_options
 from voxstack.errors import InputError
+from voxstack.io.subjects import Given
 from voxstack.memory import memory_plan
 from voxstack.store.preparation import Options
 from voxstack.store.stack import requested, stack
@@ -21,10 +22,15 @@ from voxstack.store.stack import requested, stack
     "--map",
     "maps",
     multiple=True,
-    required=True,
     metavar="NAME=COLUMN|PATTERN|4D",
-    help="A column of paths, a pattern such as maps/{participant_id}.nii.gz, or one 4-D image. May be repeated.",
+    help="A column of paths, a pattern such as maps/{participant_id}.nii.gz, or one 4-D image. May be repeated. Not "
+    "for nilearn's table or a folder of derivatives.",
 )
+@click.option("--first-level-contrast", metavar="NAME", help="The map_name of nilearn's table, or the entity contrast.")
+@click.option("--entity", "entities", multiple=True, metavar="KEY=VALUE",
+              help="Of the maps in a folder of derivatives, such as task=stopsignal. May be repeated.")  # fmt: skip
+@click.option("--covariates", type=READ, metavar="TABLE",
+              help="Of the subjects; by default a folder's participants.tsv.")  # fmt: skip
 @click.option("--label", default="participant_id", show_default=True, help="Column of the subject labels.")
 @click.option(
     "--mask",
@@ -69,6 +75,7 @@ def command(
     participants: str,
     store: str,
     maps: tuple[str, ...],
+    entities: tuple[str, ...],
     mask: str,
     smoothing_fwhm: str | None,
     storage_options: dict[str, Any] | None,
@@ -78,11 +85,13 @@ def command(
 ) -> None:
     """Stack the maps of the subjects in the table PARTICIPANTS into the cohort STORE.
 
+    PARTICIPANTS may be nilearn's table of first-level maps too, or a folder of BIDS derivatives.
+
     A call that was stopped, in whatever way, goes on when it is called again.
     """
     with running(conditions, going_on="The batches that are done are kept: the same command goes on from there."):
-        options |= {"maps": named(maps, "--map"), "mask": _mask(mask), "smoothing_fwhm": _widths(smoothing_fwhm)}
-        options |= {"storage_options": storage_options}
+        options |= {"maps": named(maps, "--map") or None, "entities": named(entities, "--entity") or None}
+        options |= {"mask": _mask(mask), "smoothing_fwhm": _widths(smoothing_fwhm), "storage_options": storage_options}
         if explain:
             click.echo(_explained(participants, store, **options))
             return
@@ -95,7 +104,9 @@ def _explained(participants: str, store: str, *, break_lock: bool, **options: An
     """The plan, which needs the headers of all images."""
     how = ("zero_is_missing", "resample", "smoothing_fwhm", "smoothing_missing", "dtype")
     checked = Options.check(*(options.pop(name) for name in how))
-    request, _ = requested(participants, store, options=checked, **options)
+    what = ("maps", "label", "first_level_contrast", "entities", "covariates")
+    given = Given(participants, **{name: options.pop(name) for name in what})
+    request, _ = requested(given, store, options=checked, **options)
     plan = memory_plan(
         n_subjects=len(request.labels),
         shape=request.preparation.grid.shape,

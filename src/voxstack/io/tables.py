@@ -53,15 +53,23 @@ def read_participants(
     InputError
         No such file or column; labels missing or not unique; no row at all.
     """
-    if isinstance(participants, pd.DataFrame):
-        folder: Place = Path.cwd()
-        table, name = participants.copy(), "The participants table"
-    elif not isinstance(participants, str | Path):
-        raise InputError(f"participants is a DataFrame or the path of a table, not a {type(participants).__name__}.")
-    else:
-        path = place_of(participants, storage_options)
-        folder = path.absolute().parent if isinstance(path, Path) else path.parent
-        table, name = _read_table(path, label), f"The participants table {path}"
+    table, folder, name = read_table(participants, label, storage_options)
+    return indexed(table, label, name), folder
+
+
+def read_table(given: Any, label: str, storage_options: StorageOptions | None) -> tuple[pd.DataFrame, Place, str]:
+    """A table as it is, the folder that its relative paths start from, and what to call it in messages."""
+    if isinstance(given, pd.DataFrame):
+        return given.copy(), Path.cwd(), "The participants table"
+    if not isinstance(given, str | Path):
+        raise InputError(f"participants is a DataFrame or the path of a table, not a {type(given).__name__}.")
+    path = place_of(given, storage_options)
+    folder = path.absolute().parent if isinstance(path, Path) else path.parent
+    return _read_table(path, label), folder, f"The participants table {path}"
+
+
+def indexed(table: pd.DataFrame, label: str, name: str) -> pd.DataFrame:
+    """A table indexed by subject label, as of `read_participants`; `name` is what to call it in messages."""
     table.columns = [str(column) for column in table.columns]
     if label not in table.columns:
         if table.index.name != label:
@@ -86,7 +94,7 @@ def read_participants(
             f"{listing(labels[labels.duplicated()].unique())}. For repeated measures make labels such as sub-01_ses-1 "
             "and keep the participant in a column of its own."
         )
-    return table.drop(columns=label).set_index(pd.Index(labels, name=label)), folder
+    return table.drop(columns=label).set_index(pd.Index(labels, name=label))
 
 
 def refuse_missing_labels(table: str, label: str, labels: "pd.Series[Any]") -> None:

@@ -10,7 +10,8 @@ import xarray as xr
 
 from voxstack.errors import InputError, StoreError, VoxstackWarning
 from voxstack.io.sources import MapSpec, image_columns, resolve_maps
-from voxstack.io.tables import covariates, read_participants
+from voxstack.io.subjects import Given, Participants
+from voxstack.io.tables import covariates as covariates_of
 from voxstack.store.building import Request, build
 from voxstack.store.location import Location
 from voxstack.store.lock import one_writer
@@ -22,10 +23,13 @@ from voxstack.store.standing import Goal, Standing
 
 
 def stack(
-    participants: pd.DataFrame | str | Path,
+    participants: Participants,
     store: str | Path,
     *,
-    maps: Mapping[str, MapSpec],
+    maps: Mapping[str, MapSpec] | None = None,
+    first_level_contrast: Any = None,
+    entities: Mapping[str, str] | None = None,
+    covariates: pd.DataFrame | str | Path | None = None,
     label: str = "participant_id",
     mask: Mask = "intersection",
     zero_is_missing: bool = False,
@@ -54,14 +58,28 @@ def stack(
     ----------
     participants
         DataFrame, or path or URL of a TSV or CSV file. Its columns become covariates, but for those of images or their
-        paths.
+        paths. Or what first-level models give: a list of fitted ones, such as nilearn's ``FirstLevelModel`` (anything
+        with ``compute_contrast`` and ``subject_label``); nilearn's table with the columns ``subject_label``,
+        ``map_name`` and ``effects_map_path`` (and ``variance_map_path``, if there is one); or a folder of BIDS
+        derivatives, which is looked through for ``sub-..._stat-effect_statmap.nii.gz``. These become the maps `effect`
+        and, but for tables and folders without them, `variance`.
     store
         Folder (or URL of an object store) to write.
     maps
         For each map's name one of: a column that holds paths or in-memory images; a pattern over the table's columns
         such as ``"maps/{participant_id}.nii.gz"``; one 4-D image, whose volume i is row i of the table. Relative paths
         start at the table's folder, in an object store too (the current folder for a DataFrame). .nii, .nii.gz and
-        .hdr/.img, Analyze too.
+        .hdr/.img, Analyze too. Not for what first-level models give.
+    first_level_contrast
+        Of first-level models what their ``compute_contrast`` takes; of nilearn's table the ``map_name``; of a folder
+        the entity ``contrast``.
+    entities
+        Of the maps in a folder, such as ``{"task": "stopsignal", "space": "MNI152NLin2009cAsym"}``. Several sessions or
+        runs of a subject become rows of their own, such as ``sub-01_ses-1``, with the coordinates `participant`,
+        `session` and `run`.
+    covariates
+        A table of participants, or its path, with a row for each subject that first-level models give (and for others
+        perhaps). Of a folder, by default the ``participants.tsv`` in it or in one of the two folders above it.
     label
         Column, or index, of the subject labels, which must be unique.
     mask
@@ -117,10 +135,8 @@ def stack(
     """
     # Validate
     request, standing = requested(
-        participants,
+        Given(participants, maps, label, first_level_contrast, entities, covariates),
         store,
-        maps=maps,
-        label=label,
         mask=mask,
         options=Options.check(zero_is_missing, resample, smoothing_fwhm, smoothing_missing, dtype),
         append=append,
@@ -144,11 +160,9 @@ def stack(
 
 
 def requested(
-    participants: pd.DataFrame | str | Path,
+    given: Given,
     store: str | Path,
     *,
-    maps: Mapping[str, MapSpec],
-    label: str,
     mask: Mask,
     options: Options,
     append: bool,
@@ -166,10 +180,10 @@ def requested(
         raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
     goal: Goal = "append" if append else "overwrite" if overwrite else "new"
     of_sources = dict((storage_options if source_options is None else source_options) or {})
-    table, folder = read_participants(participants, label, of_sources)
+    (table, maps), folder = given.read(of_sources)
     labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
-    kept = covariates(table, maps=maps, leave_out=image_columns(table, maps))
+    kept = covariates_of(table, maps=maps, leave_out=image_columns(table, maps))
     location = Location.of(store, storage_options)
     mask = mask_place(mask, of_sources)
     standing = Standing.look(location)

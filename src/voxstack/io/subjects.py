@@ -1,0 +1,90 @@
+"""The subjects of a cohort and where their maps are, from whatever users have: a table, a folder, or fitted models."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from voxstack.errors import InputError, listing
+from voxstack.io.bids import of_derivatives
+from voxstack.io.first_level import Subjects, are_models, is_table_of_maps, of_models, of_table, with_covariates
+from voxstack.io.places import Place, place_of
+from voxstack.io.secrets import StorageOptions
+from voxstack.io.sources import MapSpec
+from voxstack.io.tables import indexed, read_participants, read_table
+
+Participants = pd.DataFrame | str | Path | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a user gives of subjects and maps; see `voxstack.stack`."""
+
+    participants: Participants
+    maps: Mapping[str, MapSpec] | None
+    label: str
+    first_level_contrast: Any = None
+    entities: Mapping[str, str] | None = None
+    covariates: pd.DataFrame | str | Path | None = None
+
+    def read(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
+        """Subjects by label, and the folder that relative paths start from.
+
+        Raises
+        ------
+        InputError
+            What is given does not fit together, or is not what it has to be.
+        """
+        subjects, folder = self._found(storage_options)
+        covariates = self.covariates
+        if covariates is None and _folder(self.participants) is not None:
+            covariates = next((path for path in _tables_near(folder) if path.is_file()), None)
+        if covariates is None:
+            return subjects, folder
+        table, _ = read_participants(covariates, self.label, storage_options)
+        return with_covariates(subjects, table), folder
+
+    def _found(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
+        if are_models(self.participants):
+            self._refuse("first-level models", "maps", "entities")
+            subjects = of_models(self.participants, self.first_level_contrast, self.label)
+            return self._checked(subjects, "The list of first-level models"), Path.cwd()
+        if (folder := _folder(self.participants)) is not None:
+            self._refuse("a folder of derivatives", "maps")
+            contrast = {} if self.first_level_contrast is None else {"contrast": str(self.first_level_contrast)}
+            subjects = of_derivatives(folder, {**contrast, **(self.entities or {})}, self.label)
+            return self._checked(subjects, f"The folder {folder}"), folder
+        table, place, name = read_table(self.participants, self.label, storage_options)
+        self._refuse("a table", "entities")
+        if self.maps is None and is_table_of_maps(table):
+            subjects = of_table(table, self.first_level_contrast, self.label, place, storage_options)
+            return self._checked(subjects, name), place
+        self._refuse("a table of one row a subject", "first_level_contrast")
+        if self.maps is None:
+            raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
+        return Subjects(indexed(table, self.label, name), self.maps), place
+
+    def _checked(self, subjects: Subjects, name: str) -> Subjects:
+        return subjects._replace(table=indexed(subjects.table.reset_index(), self.label, name))
+
+    def _refuse(self, what: str, *options: str) -> None:
+        """Refuse options that do not go with what participants are."""
+        given = [option for option in options if getattr(self, option) is not None]
+        if given:
+            raise InputError(f"{listing(f'{option}=' for option in given)} does not go with {what}.")
+
+
+def _folder(participants: Participants) -> Path | None:
+    """The folder that is meant, where it is one."""
+    if not isinstance(participants, str | Path):
+        return None
+    place = place_of(participants)
+    return place if isinstance(place, Path) and place.is_dir() else None
+
+
+def _tables_near(folder: Place) -> list[Path]:
+    """Where the participants of derivatives may stand: there, or in the dataset that they are derived from."""
+    assert isinstance(folder, Path)
+    return [place / "participants.tsv" for place in (folder, *folder.absolute().parents[:2])]
