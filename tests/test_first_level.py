@@ -1,0 +1,226 @@
+"""What first-level models give as input of `stack`: fitted models, nilearn's table, folders of derivatives."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from nilearn.glm.first_level import FirstLevelModel
+from nilearn.glm.second_level import SecondLevelModel
+from nilearn.interfaces.bids import save_glm_to_bids
+
+import voxstack as vx
+from voxstack.cli import cli
+from voxstack.errors import GridMismatch, InputError
+
+SHAPE, AFFINE, CONTRAST = (7, 8, 6), np.diag([4.0, 4, 4, 1]), "task"
+LABELS = ["sub-01", "sub-02", "sub-03", "sub-04", "sub-05"]
+pytestmark = pytest.mark.filterwarnings("ignore::Warning:nilearn")
+
+
+def design(n_scans: int = 30) -> pd.DataFrame:
+    scans = np.arange(n_scans)
+    return pd.DataFrame({"task": np.sin(scans / 3), "rest": np.cos(scans / 5), "constant": 1.0})
+
+
+def fitted(label: str, number: int) -> FirstLevelModel:
+    """To series whose task has an effect of `number`."""
+    rng = np.random.default_rng(number)
+    matrix = design()
+    series = rng.normal(size=(*SHAPE, len(matrix))) + 100 + number * matrix["task"].to_numpy()
+    mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
+    model = FirstLevelModel(subject_label=label, mask_img=mask, signal_scaling=False, minimize_memory=False)
+    return model.fit(nib.Nifti1Image(series.astype(np.float32), AFFINE), design_matrices=matrix)
+
+
+@pytest.fixture(scope="module")
+def models() -> list[FirstLevelModel]:
+    return [fitted(label, number) for number, label in enumerate(LABELS)]
+
+
+@pytest.fixture(scope="module")
+def people() -> pd.DataFrame:
+    return pd.DataFrame({"participant_id": [*LABELS[::-1], "sub-99"], "age": [25.0, 31, 47, 52, 60, 99]})
+
+
+def images(models: list[FirstLevelModel], output: str) -> np.ndarray[Any, Any]:
+    return np.stack([model.compute_contrast(CONTRAST, output_type=output).get_fdata() for model in models])
+
+
+class TestModels:
+    def test_effect_and_variance_of_fitted_models(self, models: Any, people: pd.DataFrame, tmp_path: Path) -> None:
+        cohort = vx.stack(models, tmp_path / "c.zarr", first_level_contrast=CONTRAST, covariates=people)
+        assert cohort["subject"].values.tolist() == LABELS
+        assert set(cohort.data_vars) >= {"effect", "variance"}
+        np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
+        np.testing.assert_allclose(cohort["variance"], images(models, "effect_variance"), rtol=1e-6)
+        assert cohort["age"].values.tolist() == [60.0, 52, 47, 31, 25]
+
+    def test_the_second_level_is_that_of_nilearn(self, models: Any, people: pd.DataFrame, tmp_path: Path) -> None:
+        cohort = vx.stack(models, tmp_path / "c.zarr", first_level_contrast=CONTRAST, covariates=people)
+        ours = vx.contrast(vx.fit_glm(cohort, "~ age", variable="effect"), "Intercept")
+        theirs = SecondLevelModel().fit(models, design_matrix=pd.DataFrame({"Intercept": 1.0, "age": cohort["age"]}))
+        t = theirs.compute_contrast("Intercept", first_level_contrast=CONTRAST, output_type="stat", second_level_stat_type="t")
+        np.testing.assert_allclose(ours["stat"][0], t.get_fdata(), rtol=1e-4)
+
+    def test_weights_as_contrast(self, models: Any, tmp_path: Path) -> None:
+        cohort = vx.stack(models, tmp_path / "c.zarr", first_level_contrast=np.array([1.0, 0, 0]))
+        np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
+
+    def test_anything_that_computes_contrasts(self, tmp_path: Path) -> None:
+        class Model:
+            def __init__(self, number: int) -> None:
+                self.subject_label = f"{number:02d}"
+
+            def compute_contrast(self, contrast: str, output_type: str) -> nib.Nifti1Image:
+                value = {"effect_size": 1.0, "effect_variance": 0.5}[output_type] + float(self.subject_label)
+                return nib.Nifti1Image(np.full(SHAPE, value), AFFINE)
+
+        people = pd.DataFrame({"participant_id": ["sub-02", "sub-01"], "age": [2, 1]})
+        cohort = vx.stack((Model(1), Model(2)), tmp_path / "c.zarr", first_level_contrast="a", covariates=people)
+        assert cohort["subject"].values.tolist() == ["sub-01", "sub-02"]  # as the table calls them
+        assert cohort["age"].values.tolist() == [1, 2]
+        assert cohort["variance"].values[:, 0, 0, 0].tolist() == [1.5, 2.5]
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            ({}, "name one with first_level_contrast="),
+            ({"first_level_contrast": "nothing"}, "sub-01: its first-level model cannot compute effect_size of the contrast 'nothing'"),
+            ({"first_level_contrast": CONTRAST, "maps": {"a": "b"}}, "maps= does not go with first-level models"),
+            ({"first_level_contrast": CONTRAST, "entities": {"a": "b"}}, "entities= does not go with"),
+            (
+                {"first_level_contrast": CONTRAST, "covariates": pd.DataFrame({"participant_id": LABELS[:3], "a": 1})},
+                "no row for sub-04, sub-05",
+            ),
+        ],
+    )
+    def test_mistakes(self, models: Any, tmp_path: Path, options: dict[str, Any], says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            vx.stack(models, tmp_path / "c.zarr", **options)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_models_without_label_or_fit(self, models: Any, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="Model 2 of 2 has no subject_label"):
+            vx.stack([models[0], FirstLevelModel()], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+        unfitted = FirstLevelModel(subject_label="sub-77")
+        with pytest.raises(InputError, match="sub-77: its first-level model cannot compute"):
+            vx.stack([models[0], unfitted], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+        with pytest.raises(InputError, match="must be unique"):
+            vx.stack([models[0], models[0]], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+
+    def test_grids_that_differ_name_the_subject(self, models: Any, tmp_path: Path) -> None:
+        class Elsewhere:
+            subject_label = "sub-elsewhere"
+
+            def compute_contrast(self, contrast: str, output_type: str) -> nib.Nifti1Image:
+                return nib.Nifti1Image(np.ones(SHAPE), np.diag([3.0, 3, 3, 1]))
+
+        with pytest.raises(GridMismatch, match="sub-elsewhere"):
+            vx.stack([*models, Elsewhere()], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+
+
+class TestTable:
+    @pytest.fixture(scope="class")
+    def folder(self, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        folder = tmp_path_factory.mktemp("table")
+        rows = []
+        for name in ("task", "rest"):
+            for model in models:
+                path = f"{model.subject_label}_{name}.nii.gz"
+                model.compute_contrast(name, output_type="effect_size").to_filename(folder / path)
+                rows.append({"subject_label": model.subject_label, "map_name": name, "effects_map_path": path})
+        pd.DataFrame(rows).to_csv(folder / "maps.tsv", sep="\t", index=False)
+        return folder
+
+    def test_one_of_its_maps(self, folder: Path, models: Any, people: pd.DataFrame, tmp_path: Path) -> None:
+        cohort = vx.stack(folder / "maps.tsv", tmp_path / "c.zarr", first_level_contrast="task", covariates=people)
+        np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
+        assert "variance" not in cohort
+        assert "map_name" not in cohort.coords
+        assert cohort["age"].values.tolist() == [60.0, 52, 47, 31, 25]
+
+    def test_a_data_frame_with_variances_and_covariates(self, folder: Path, models: Any, tmp_path: Path) -> None:
+        table = pd.read_csv(folder / "maps.tsv", sep="\t").query("map_name == 'rest'")
+        table["effects_map_path"] = [str(folder / path) for path in table["effects_map_path"]]
+        table["variance_map_path"] = [model.compute_contrast("rest", output_type="effect_variance") for model in models]
+        table["iq"] = [101, 102, 103, 104, 105]
+        cohort = vx.stack(table, tmp_path / "c.zarr")
+        expected = np.stack([image.get_fdata() for image in table["variance_map_path"]])
+        np.testing.assert_allclose(cohort["variance"], expected, rtol=1e-6)
+        assert cohort["iq"].values.tolist() == [101, 102, 103, 104, 105]
+
+    @pytest.mark.parametrize(
+        ("contrast", "says"),
+        [(None, "several maps: task, rest. Choose one"), ("walk", "no map 'walk'; it has task, rest")],
+    )
+    def test_mistakes(self, folder: Path, tmp_path: Path, contrast: str | None, says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            vx.stack(folder / "maps.tsv", tmp_path / "c.zarr", first_level_contrast=contrast)
+
+    def test_a_contrast_of_a_table_of_subjects(self, people: pd.DataFrame, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="first_level_contrast= does not go with a table of one row a subject"):
+            vx.stack(people, tmp_path / "c.zarr", maps={"effect": "age"}, first_level_contrast="task")
+        with pytest.raises(InputError, match="No map is named"):
+            vx.stack(people, tmp_path / "c.zarr")
+
+    def test_on_the_command_line(self, folder: Path, models: Any, tmp_path: Path) -> None:
+        arguments = ["stack", str(folder / "maps.tsv"), str(tmp_path / "c.zarr"), "--first-level-contrast", "task"]
+        done = CliRunner().invoke(cli, [*arguments, "--quiet"], catch_exceptions=False)
+        assert done.exit_code == 0
+        np.testing.assert_allclose(vx.open_cohort(tmp_path / "c.zarr")["effect"], images(models, "effect_size"), rtol=1e-6)
+
+
+class TestDerivatives:
+    @pytest.fixture(scope="class")
+    def derivatives(self, models: Any, people: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        """As nilearn writes them, two tasks, within a dataset with participants."""
+        root = tmp_path_factory.mktemp("dataset")
+        folder = root / "derivatives" / "nilearn"
+        for model in models:
+            for task in ("stop", "go"):
+                save_glm_to_bids(model, contrasts=[CONTRAST], out_dir=folder,
+                                 prefix=f"{model.subject_label}_task-{task}_space-MNI")  # fmt: skip
+        people.to_csv(root / "participants.tsv", sep="\t", index=False)
+        return folder
+
+    def test_maps_are_found_by_their_entities(self, derivatives: Path, models: Any, tmp_path: Path) -> None:
+        cohort = vx.stack(derivatives, tmp_path / "c.zarr", first_level_contrast=CONTRAST, entities={"task": "stop"})
+        np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
+        np.testing.assert_allclose(cohort["variance"], images(models, "effect_variance"), rtol=1e-6)
+        assert cohort["subject"].values.tolist() == LABELS
+        assert cohort["age"].values.tolist() == [60.0, 52, 47, 31, 25]
+
+    def test_maps_that_are_not_told_apart(self, derivatives: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"sub-01 has 2 maps that differ in task \(task: go, stop\)\. Choose with"):
+            vx.stack(derivatives, tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+        with pytest.raises(InputError, match=r"no effect map with contrast-none; there are .*task: go, stop"):
+            vx.stack(derivatives, tmp_path / "c.zarr", first_level_contrast="none")
+        with pytest.raises(InputError, match="holds no statistical maps"):
+            vx.stack(tmp_path, tmp_path / "c.zarr")
+
+    def test_sessions_are_rows_of_their_own(self, derivatives: Path, people: pd.DataFrame, tmp_path: Path) -> None:
+        folder = tmp_path / "sessions"
+        for session in ("1", "2"):
+            for file in derivatives.rglob("*_task-go_*stat-*_statmap.nii.gz"):
+                subject, rest = file.name.split("_", 1)
+                (folder / subject / f"ses-{session}").mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, folder / subject / f"ses-{session}" / f"{subject}_ses-{session}_{rest}")
+        people.to_csv(folder / "participants.tsv", sep="\t", index=False)
+        cohort = vx.stack(folder, tmp_path / "c.zarr", entities={"contrast": CONTRAST})
+        assert cohort["subject"].values.tolist() == [f"{label}_ses-{s}" for label in LABELS for s in (1, 2)]
+        assert cohort["participant"].values.tolist() == [label for label in LABELS for _ in (1, 2)]
+        assert cohort["session"].values.tolist() == ["1", "2"] * 5
+        assert cohort["age"].values.tolist() == [age for age in (60.0, 52, 47, 31, 25) for _ in (1, 2)]
+        one = vx.stack(folder, tmp_path / "one.zarr", entities={"session": "ses-2", "contrast": CONTRAST})
+        assert one.sizes["subject"] == 5
+
+    def test_on_the_command_line(self, derivatives: Path, tmp_path: Path) -> None:
+        arguments = ["stack", str(derivatives), str(tmp_path / "c.zarr"), "--entity", "task=go"]
+        done = CliRunner().invoke(cli, [*arguments, "--first-level-contrast", CONTRAST], catch_exceptions=False)
+        assert done.exit_code == 0
+        assert vx.open_cohort(tmp_path / "c.zarr").sizes["subject"] == 5
