@@ -1,6 +1,7 @@
 """What first-level models give as input of `stack`: fitted models, nilearn's table, folders of derivatives."""
 
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from nilearn.glm import save_glm_to_bids
 from nilearn.glm.first_level import FirstLevelModel
 from nilearn.glm.second_level import SecondLevelModel
-from nilearn.interfaces.bids import save_glm_to_bids
 
 import voxstack as vx
 from voxstack.cli import cli
@@ -19,7 +20,8 @@ from voxstack.errors import GridMismatch, InputError
 
 SHAPE, AFFINE, CONTRAST = (7, 8, 6), np.diag([4.0, 4, 4, 1]), "task"
 LABELS = ["sub-01", "sub-02", "sub-03", "sub-04", "sub-05"]
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:nilearn")
+# Of nilearn, which tells that it uses what it was given.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:nilearn.*", "ignore::RuntimeWarning:nilearn.*")
 
 
 def design(n_scans: int = 30) -> pd.DataFrame:
@@ -34,7 +36,9 @@ def fitted(label: str, number: int) -> FirstLevelModel:
     series = rng.normal(size=(*SHAPE, len(matrix))) + 100 + number * matrix["task"].to_numpy()
     mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
     model = FirstLevelModel(subject_label=label, mask_img=mask, signal_scaling=False, minimize_memory=False)
-    return model.fit(nib.Nifti1Image(series.astype(np.float32), AFFINE), design_matrices=matrix)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mask is used which was given
+        return model.fit(nib.Nifti1Image(series.astype(np.float32), AFFINE), design_matrices=matrix)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,9 @@ class TestModels:
         cohort = vx.stack(models, tmp_path / "c.zarr", first_level_contrast=CONTRAST, covariates=people)
         ours = vx.contrast(vx.fit_glm(cohort, "~ age", variable="effect"), "Intercept")
         theirs = SecondLevelModel().fit(models, design_matrix=pd.DataFrame({"Intercept": 1.0, "age": cohort["age"]}))
-        t = theirs.compute_contrast("Intercept", first_level_contrast=CONTRAST, output_type="stat", second_level_stat_type="t")
+        t = theirs.compute_contrast(
+            "Intercept", first_level_contrast=CONTRAST, output_type="stat", second_level_stat_type="t"
+        )
         np.testing.assert_allclose(ours["stat"][0], t.get_fdata(), rtol=1e-4)
 
     def test_weights_as_contrast(self, models: Any, tmp_path: Path) -> None:
@@ -90,7 +96,10 @@ class TestModels:
         ("options", "says"),
         [
             ({}, "name one with first_level_contrast="),
-            ({"first_level_contrast": "nothing"}, "sub-01: its first-level model cannot compute effect_size of the contrast 'nothing'"),
+            (
+                {"first_level_contrast": "nothing"},
+                "sub-01: its first-level model cannot compute effect_size of the contrast 'nothing'",
+            ),
             ({"first_level_contrast": CONTRAST, "maps": {"a": "b"}}, "maps= does not go with first-level models"),
             ({"first_level_contrast": CONTRAST, "entities": {"a": "b"}}, "entities= does not go with"),
             (
@@ -124,19 +133,20 @@ class TestModels:
             vx.stack([*models, Elsewhere()], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
 
 
-class TestTable:
-    @pytest.fixture(scope="class")
-    def folder(self, models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        folder = tmp_path_factory.mktemp("table")
-        rows = []
-        for name in ("task", "rest"):
-            for model in models:
-                path = f"{model.subject_label}_{name}.nii.gz"
-                model.compute_contrast(name, output_type="effect_size").to_filename(folder / path)
-                rows.append({"subject_label": model.subject_label, "map_name": name, "effects_map_path": path})
-        pd.DataFrame(rows).to_csv(folder / "maps.tsv", sep="\t", index=False)
-        return folder
+@pytest.fixture(scope="module")
+def folder(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    rows = []
+    for name in ("task", "rest"):
+        for model in models:
+            path = f"{model.subject_label}_{name}.nii.gz"
+            model.compute_contrast(name, output_type="effect_size").to_filename(folder / path)
+            rows.append({"subject_label": model.subject_label, "map_name": name, "effects_map_path": path})
+    pd.DataFrame(rows).to_csv(folder / "maps.tsv", sep="\t", index=False)
+    return folder
 
+
+class TestTable:
     def test_one_of_its_maps(self, folder: Path, models: Any, people: pd.DataFrame, tmp_path: Path) -> None:
         cohort = vx.stack(folder / "maps.tsv", tmp_path / "c.zarr", first_level_contrast="task", covariates=people)
         np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
@@ -172,22 +182,27 @@ class TestTable:
         arguments = ["stack", str(folder / "maps.tsv"), str(tmp_path / "c.zarr"), "--first-level-contrast", "task"]
         done = CliRunner().invoke(cli, [*arguments, "--quiet"], catch_exceptions=False)
         assert done.exit_code == 0
-        np.testing.assert_allclose(vx.open_cohort(tmp_path / "c.zarr")["effect"], images(models, "effect_size"), rtol=1e-6)
+        np.testing.assert_allclose(
+            vx.open_cohort(tmp_path / "c.zarr")["effect"], images(models, "effect_size"), rtol=1e-6
+        )
 
 
-class TestDerivatives:
-    @pytest.fixture(scope="class")
-    def derivatives(self, models: Any, people: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        """As nilearn writes them, two tasks, within a dataset with participants."""
-        root = tmp_path_factory.mktemp("dataset")
-        folder = root / "derivatives" / "nilearn"
+@pytest.fixture(scope="module")
+def derivatives(models: Any, people: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As nilearn writes them, two tasks, within a dataset with participants."""
+    root = tmp_path_factory.mktemp("dataset")
+    folder = root / "derivatives" / "nilearn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the report that is written with the maps
         for model in models:
             for task in ("stop", "go"):
                 save_glm_to_bids(model, contrasts=[CONTRAST], out_dir=folder,
                                  prefix=f"{model.subject_label}_task-{task}_space-MNI")  # fmt: skip
-        people.to_csv(root / "participants.tsv", sep="\t", index=False)
-        return folder
+    people.to_csv(root / "participants.tsv", sep="\t", index=False)
+    return folder
 
+
+class TestDerivatives:
     def test_maps_are_found_by_their_entities(self, derivatives: Path, models: Any, tmp_path: Path) -> None:
         cohort = vx.stack(derivatives, tmp_path / "c.zarr", first_level_contrast=CONTRAST, entities={"task": "stop"})
         np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)

@@ -99,7 +99,8 @@ def _by_row(some: list[_Map], wanted: Mapping[str, str]) -> dict[tuple[str, ...]
                 raise InputError(f"{_label(row)} has several maps of one name: {listing(one.path for one in several)}.")
             raise InputError(
                 f"{_label(row)} has {len(several)} maps that differ in {listing(differ)} "
-                f"({_choices(several, differ)}). Choose with entities={{{differ[0]!r}: ...}} (--entity {differ[0]}=...)."
+                f"({_choices(several, differ)}). Choose with entities={{{differ[0]!r}: ...}} "
+                f"(--entity {differ[0]}=...)."
             )
     return {row: several[0].path for row, several in of_rows.items()}
 
