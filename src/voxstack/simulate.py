@@ -1,7 +1,7 @@
 """Simulated cohorts on the MNI grid, as real NIfTI files, with a truth that is known."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -34,7 +34,8 @@ class Region:
     Attributes
     ----------
     effect
-        "mean", "age" (per year, about the mean age of the simulation) or "sex" (male less female).
+        "mean", which all maps have, or a column of the participants: of numbers, per unit, or of two categories, the
+        second less the first, by their order or else by the alphabet.
     name
         For people.
     centre_mm
@@ -43,6 +44,8 @@ class Region:
         Of the effect at the centre, in units of the noise's standard deviation; it falls off as a Gaussian.
     width_mm
         Standard deviation of that Gaussian; it ends at 2.5 of them.
+    about
+        Value of the column at which nothing is added to the mean; of categories it is half-way between them.
     """
 
     effect: str
@@ -50,34 +53,39 @@ class Region:
     centre_mm: tuple[float, float, float]
     height: float
     width_mm: float
+    about: float = 0.0
+
+
+_MEAN_AGE = 50.0
 
 
 REGIONS = (
     Region("mean", "visual cortex", (0, -84, 6), 1.5, 12),
     Region("mean", "left motor cortex", (-38, -24, 54), 1.2, 9),
     Region("mean", "right motor cortex", (38, -24, 54), 1.0, 9),
-    Region("age", "left hippocampus", (-27, -21, -15), -0.08, 11),
-    Region("age", "right frontal pole", (27, 51, 9), 0.07, 11),
+    Region("age", "left hippocampus", (-27, -21, -15), -0.08, 11, _MEAN_AGE),
+    Region("age", "right frontal pole", (27, 51, 9), 0.07, 11, _MEAN_AGE),
     Region("sex", "medial frontal cortex", (0, 45, -6), 2.0, 11),
 )
-
-_MEAN_AGE = 50.0
 
 
 def simulate_cohort(
     folder: str | Path,
     *,
-    n_subjects: int,
+    n_subjects: int | None = None,
+    participants: pd.DataFrame | None = None,
+    regions: Sequence[Region] = REGIONS,
     resolution: float = 3,
     seed: int = 0,
     noise_sd: float = 1.0,
     smoothness_mm: float = 8.0,
+    participant_sd: float = 0.0,
     progress: bool = False,
 ) -> Path:
     """Write a simulated cohort: real NIfTI files, a participants table, and the truth.
 
-    Each subject's map is the sum of a mean, an effect of age and one of sex, each in regions of its own (`REGIONS`),
-    and of smooth Gaussian noise; NaN outside a brain made of ellipsoids.
+    Each map is the sum of a mean, of effects of covariates, each in regions of its own, and of smooth Gaussian noise;
+    NaN outside a brain made of ellipsoids.
 
     Parameters
     ----------
@@ -86,7 +94,12 @@ def simulate_cohort(
         ``sub-*/sub-*_stat-effect_statmap.nii.gz``, ``mask.nii.gz``, and ``truth/`` with one map per effect and
         ``regions.json``.
     n_subjects
-        At least 1.
+        At least 1; their age, sex and site are drawn.
+    participants
+        In place of `n_subjects`: a row for each map, with labels in the column participant_id, or in an index of that
+        name, and with any covariates. Where a covariate is missing its effect is 0.
+    regions
+        Where there are effects; by default of the mean, age and sex, at six places.
     resolution
         Voxel size in mm: 3 gives the 61 x 73 x 61 grid, 2 the 91 x 109 x 91 one.
     seed
@@ -95,6 +108,9 @@ def simulate_cohort(
         Standard deviation of the noise in each voxel.
     smoothness_mm
         Full width at half maximum of the noise.
+    participant_sd
+        Standard deviation of a map, as smooth as the noise, that all rows of one person share, such as those of several
+        sessions or conditions; persons stand in the column participant.
     progress
         Show a progress bar.
 
@@ -106,34 +122,35 @@ def simulate_cohort(
     Raises
     ------
     InputError
-        No subject, or a resolution that is not between 1 and 20 mm.
+        No subject, a resolution that is not between 1 and 20 mm, or regions of covariates that the participants lack.
     StoreError
         The folder cannot be written.
     """
-    if n_subjects < 1:
-        raise InputError(f"A cohort needs at least one subject, not {n_subjects}.")
     if not 1 <= resolution <= 20:
         raise InputError(f"The resolution must be between 1 and 20 mm, not {resolution:g}.")
+    table = _table(n_subjects, participants, seed)
+    added = _added(table, regions)
+    persons = _persons(table, participant_sd)
     folder = local_folder(folder, "A simulated cohort")
     with writing(folder):
         (folder / "truth").mkdir(parents=True, exist_ok=True)
         shape, affine = mni_grid(resolution)
         brain = _brain(shape, affine)
-        truth = true_effects(shape, affine)
+        truth = true_effects(shape, affine, regions)
         _save(brain.astype(np.uint8), affine, folder / "mask.nii.gz")
         for effect, values in truth.items():
             _save(np.where(brain, values, np.nan).astype(np.float32), affine, folder / "truth" / f"{effect}.nii.gz")
-        regions = [asdict(region) for region in REGIONS]
-        (folder / "truth" / "regions.json").write_text(json.dumps(regions, indent=2) + "\n", encoding="utf-8")
+        told = json.dumps([asdict(region) for region in regions], indent=2)
+        (folder / "truth" / "regions.json").write_text(f"{told}\n", encoding="utf-8")
 
-        table = _participants(n_subjects, seed)
-        subjects = _Subjects(folder, brain, truth, affine, noise_sd, smoothness_mm / resolution, seed)
-        known = shared("simulate-truth", subjects)
+        noise = _Noise(brain, noise_sd, participant_sd, smoothness_mm / resolution, seed)
+        known = shared("simulate-truth", _Truth(folder, truth, affine, list(truth), noise))
+        rows = zip(table["effect_path"], added.to_numpy(), persons, strict=True)
         tasks = (
-            Task(i, call("simulate-subject", _write_subject, known, i, path, age, sex))
-            for i, (path, age, sex) in enumerate(zip(table["effect_path"], table["age"], table["sex"], strict=True))
+            Task(i, call("simulate-subject", _write_subject, known, i, path, row, person))
+            for i, (path, row, person) in enumerate(rows)
         )
-        for _ in track(run(tasks, label="simulate"), total=n_subjects, description="simulate", visible=progress):
+        for _ in track(run(tasks, label="simulate"), total=len(table), description="simulate", visible=progress):
             pass
         # The table comes last: where it is, the maps are.
         table.to_csv(folder / "participants.tsv", sep="\t", index=False)
@@ -148,52 +165,120 @@ def mni_grid(resolution: float) -> tuple[tuple[int, int, int], NDArray[np.float6
     return (int(shape[0]), int(shape[1]), int(shape[2])), affine
 
 
-def true_effects(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Maps of what is put in: "mean", "age" (per year) and "sex" (male less female)."""
-    truth = {effect: np.zeros(shape) for effect in ("mean", "age", "sex")}
-    for region in REGIONS:
+def true_effects(
+    shape: tuple[int, int, int], affine: NDArray[np.float64], regions: Sequence[Region] = REGIONS
+) -> dict[str, NDArray[np.float64]]:
+    """For each effect the map of what is put in, such as "mean", "age" (per year) and "sex" (male less female)."""
+    truth = {region.effect: np.zeros(shape) for region in regions}
+    for region in regions:
         distance = np.sqrt(sum((p - c) ** 2 for p, c in zip(_positions(shape, affine), region.centre_mm, strict=True)))
         blob = region.height * np.exp(-0.5 * (distance / region.width_mm) ** 2)
         truth[region.effect] += np.where(distance <= 2.5 * region.width_mm, blob, 0)
     return truth
 
 
-@dataclass(frozen=True)
-class _Subjects:
-    folder: Path
-    brain: NDArray[np.bool_]
-    truth: Mapping[str, NDArray[np.float64]]
-    affine: NDArray[np.float64]
-    noise_sd: float
-    fwhm_voxels: float
-    seed: int
+def _table(n: int | None, participants: pd.DataFrame | None, seed: int) -> pd.DataFrame:
+    """The participants, as drawn or as given, with the path of each one's map."""
+    if (n is None) == (participants is None):
+        raise InputError("A simulated cohort needs either n_subjects or participants.")
+    table = _drawn(n, seed) if participants is None else _given(participants)
+    if table.empty:
+        raise InputError(f"A cohort needs at least one subject, not {n or 0}.")
+    labels = table["participant_id"]
+    return table.assign(effect_path=[f"{label}/{label}_stat-effect_statmap.nii.gz" for label in labels])
 
 
-def _participants(n: int, seed: int) -> pd.DataFrame:
-    people = [np.random.default_rng([seed, i, 0]) for i in range(n)]
-    labels = [f"sub-{i + 1:04d}" for i in range(n)]
+def _given(participants: pd.DataFrame) -> pd.DataFrame:
+    named = participants.index.name == "participant_id"
+    table = participants.reset_index() if named else participants.reset_index(drop=True)
+    if "participant_id" not in table.columns:
+        raise InputError("The participants have no column participant_id. Name each row's map there.")
+    if (twice := table["participant_id"].duplicated()).any():
+        raise InputError(f"participant_id {table['participant_id'][twice].iloc[0]!r} stands in several rows.")
+    return table
+
+
+def _drawn(n: int | None, seed: int) -> pd.DataFrame:
+    people = [np.random.default_rng([seed, i, 0]) for i in range(n or 0)]
     return pd.DataFrame(
         {
-            "participant_id": labels,
+            "participant_id": [f"sub-{i + 1:04d}" for i in range(len(people))],
             "age": [round(float(rng.uniform(20, 80)), 1) for rng in people],
             # In turns, so that even the smallest cohort has both.
-            "sex": ["F" if i % 2 == 0 else "M" for i in range(n)],
+            "sex": pd.Categorical(["F" if i % 2 == 0 else "M" for i in range(len(people))], categories=["F", "M"]),
             "site": [str(rng.choice(["north", "south"])) for rng in people],
-            "effect_path": [f"{label}/{label}_stat-effect_statmap.nii.gz" for label in labels],
         }
     )
 
 
-def _write_subject(subjects: _Subjects, number: int, path: str, age: float, sex: str) -> None:
-    sigma = subjects.fwhm_voxels / np.sqrt(8 * np.log(2))
-    white = np.random.default_rng([subjects.seed, number, 1]).standard_normal(subjects.brain.shape)
-    noise = ndimage.gaussian_filter(white, sigma, mode="wrap")
-    noise *= subjects.noise_sd / noise.std()
-    truth = subjects.truth
-    values = truth["mean"] + (age - _MEAN_AGE) * truth["age"] + (0.5 if sex == "M" else -0.5) * truth["sex"] + noise
-    file = subjects.folder / path
+def _added(table: pd.DataFrame, regions: Sequence[Region]) -> pd.DataFrame:
+    """How much of each effect each row has: of the mean 1, of a covariate its distance from the region's `about`."""
+    about = {region.effect: region.about for region in regions}
+    if any(about[region.effect] != region.about for region in regions):
+        raise InputError("Regions of one effect must agree on the value that they are about.")
+    added = {effect: _values(table, effect) - (effect != "mean") * about[effect] for effect in about}
+    return pd.DataFrame(added, index=table.index).fillna(0)
+
+
+def _values(table: pd.DataFrame, effect: str) -> pd.Series:
+    if effect == "mean":
+        return pd.Series(1.0, index=table.index)
+    if effect not in table.columns:
+        raise InputError(f"Regions have an effect of {effect!r}, which is no column of the participants.")
+    column = table[effect]
+    if pd.api.types.is_numeric_dtype(column):
+        return column.astype(float)
+    codes = column.astype("category").cat
+    if len(codes.categories) != 2:
+        raise InputError(f"An effect of {effect!r} needs numbers or two categories; it has {len(codes.categories)}.")
+    return codes.codes.where(codes.codes >= 0).astype(float) - 0.5
+
+
+def _persons(table: pd.DataFrame, participant_sd: float) -> list[int]:
+    """Of each row the number of its person."""
+    if participant_sd == 0:
+        return list(range(len(table)))
+    if "participant" not in table.columns:
+        raise InputError("participant_sd needs the column participant, which says which rows are of one person.")
+    return pd.factorize(table["participant"])[0].tolist()
+
+
+@dataclass(frozen=True)
+class _Noise:
+    brain: NDArray[np.bool_]
+    sd: float
+    participant_sd: float
+    fwhm_voxels: float
+    seed: int
+
+    def drawn(self, row: int, person: int) -> NDArray[np.float64]:
+        """Of a row, with what is its person's own."""
+        noise = self.sd * self._smooth(row, 1)
+        return noise if self.participant_sd == 0 else noise + self.participant_sd * self._smooth(person, 2)
+
+    def _smooth(self, number: int, kind: int) -> NDArray[np.float64]:
+        white = np.random.default_rng([self.seed, number, kind]).standard_normal(self.brain.shape)
+        smooth = ndimage.gaussian_filter(white, self.fwhm_voxels / np.sqrt(8 * np.log(2)), mode="wrap")
+        scaled: NDArray[np.float64] = smooth / smooth.std()
+        return scaled
+
+
+@dataclass(frozen=True)
+class _Truth:
+    folder: Path
+    effects: Mapping[str, NDArray[np.float64]]
+    affine: NDArray[np.float64]
+    names: Sequence[str]
+    noise: _Noise
+
+
+def _write_subject(truth: _Truth, number: int, path: str, added: NDArray[np.float64], person: int) -> None:
+    values = truth.noise.drawn(number, person)
+    for name, factor in zip(truth.names, added, strict=True):
+        values += factor * truth.effects[name]
+    file = truth.folder / path
     file.parent.mkdir(parents=True, exist_ok=True)
-    _save(np.where(subjects.brain, values, np.nan).astype(np.float32), subjects.affine, file)
+    _save(np.where(truth.noise.brain, values, np.nan).astype(np.float32), truth.affine, file)
 
 
 def _brain(shape: tuple[int, int, int], affine: NDArray[np.float64]) -> NDArray[np.bool_]:
