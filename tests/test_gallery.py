@@ -1,0 +1,65 @@
+"""The gallery: every example runs, holds what it finds against the truth, and takes real data, too."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import voxstack as vx
+
+pytest.importorskip("nilearn", reason="the examples draw with nilearn (extra report)")
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+GALLERY = sorted(path.name for path in EXAMPLES.glob("*.py") if not path.name.startswith("wager2008"))
+SECONDS = 60  # that an example may take
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    """A script in a process of its own, warnings as errors; its output."""
+    environment = {key: value for key, value in os.environ.items() if key != "DISPLAY"} | {"MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *map(str, command)],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", GALLERY)
+def test_example_finds_its_truth(name: str, tmp_path: Path) -> None:
+    source = (EXAMPLES / name).read_text(encoding="utf-8")
+    assert "    assert " in source or "\nassert " in source or "\nnp.testing.assert_" in source
+    run(tmp_path, EXAMPLES / name)
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+def localizer(folder: Path, n: int, *, contrast: str, seed: int, lacking: tuple[int, ...] = ()) -> dict[str, Any]:
+    """What ``fetch_localizer_contrasts`` gives: maps in a folder for each person, of whom some lack theirs, and a table."""
+    made = vx.simulate_cohort(folder / f"made-{seed}", n_subjects=n, resolution=6, seed=seed)
+    people = [f"S{i + 1:02d}" for i in range(n)]
+    maps = []
+    for person, path in zip(people, sorted(made.glob("sub-*/*.nii.gz")), strict=True):
+        maps.append(folder / person / f"cmaps_{contrast}.nii.gz")
+        maps[-1].parent.mkdir(exist_ok=True)
+        path.rename(maps[-1])
+    paths = [str(path) for i, path in enumerate(maps) if i not in lacking]
+    scores = np.random.default_rng(seed).normal(60, 12, n).round(1).tolist()
+    return {"cmaps": paths, "tmaps": paths, "ext_vars": {"participant_id": people, "pseudo": [None, *scores[1:]]}}
+
+
+def test_association_of_downloaded_maps(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 12, contrast="LeftAuditoryClick", seed=1, lacking=(5,))
+    said = downloaded(tmp_path, "association_test.py", fetch_localizer_contrasts=[given])
+    assert "10 of 11 people have a score" in said
+
+
+def downloaded(folder: Path, name: str, **fetched: list[dict[str, Any]]) -> str:
+    """The output of an example whose fetchers give these."""
+    answers = folder / "fetched.json"
+    answers.write_text(json.dumps(fetched), encoding="utf-8")
+    return run(folder, Path(__file__).with_name("downloaded.py"), EXAMPLES / name, answers)
