@@ -89,8 +89,8 @@ print(bonferroni.attrs["summary"][0])
 # --------------------
 #
 # If the score had nothing to do with the maps, then it could as well be dealt out anew. Of each of 1,000 such
-# relabellings the largest \|t\| of the brain is kept: corrected p is the share of relabellings whose maximum reaches the
-# voxel's \|t\|. This knows how smooth the maps are, and how heavy their tails.
+# relabellings the largest \|t\| of the brain is kept: corrected p is the share of relabellings whose maximum reaches
+# the voxel's \|t\|. This knows how smooth the maps are, and how heavy their tails.
 
 tests = vx.permutation_test(cohort, "~ score", "score", n_permutations=1000)
 corrected = vx.threshold(tests, correction="fwe")
