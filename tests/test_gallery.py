@@ -39,7 +39,7 @@ def test_example_finds_its_truth(name: str, tmp_path: Path) -> None:
 
 
 def localizer(folder: Path, n: int, *, contrast: str, seed: int, lacking: tuple[int, ...] = ()) -> dict[str, Any]:
-    """What ``fetch_localizer_contrasts`` gives: a table, and maps in a folder for each person, where some lack theirs."""
+    """What ``fetch_localizer_contrasts`` gives: a table, and maps in a folder for each person; some lack theirs."""
     made = vx.simulate_cohort(folder / f"made-{seed}", n_subjects=n, resolution=6, seed=seed)
     people = [f"S{i + 1:02d}" for i in range(n)]
     maps = []
