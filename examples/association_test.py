@@ -105,14 +105,30 @@ vx.figures.plot_null(tests)
 # %%
 # What both find
 # --------------
+#
+# The map of z, beyond 3.1 but corrected for nothing:
 
 cuts = (-6, 0, 6, 12) if not download else 5
 z = result.z_score.sel(contrast="score")
-vx.figures.plot_slices(z, threshold=3.1, cuts=cuts, title="slope on the score, |z| > 3.1, uncorrected")
-for name, found in (("Bonferroni", bonferroni), ("1,000 relabellings", corrected)):
+vx.figures.plot_slices(z, threshold=3.1, cuts=cuts, title="slope on the score, |z| > 3.1")
+
+
+def plot_significant(found, name):
+    """z of the voxels that are significant, if any are."""
     significant = found.significant.sel(contrast="score").values
     if significant.any():
-        vx.figures.plot_slices(z.where(significant), cuts=cuts, title=f"z of what is significant by {name}")
+        vx.figures.plot_slices(z.where(significant), cuts=cuts, title=f"significant by {name}")
+
+
+# %%
+# What is left by Bonferroni's correction:
+
+plot_significant(bonferroni, "Bonferroni")
+
+# %%
+# And by relabelling:
+
+plot_significant(corrected, "1,000 relabellings")
 
 # %%
 # Peaks of the clusters:
