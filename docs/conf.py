@@ -32,3 +32,4 @@ numpydoc_show_class_members = False
 html_theme = "furo"
 html_title = "voxstack"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
