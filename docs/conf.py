@@ -55,3 +55,4 @@ sphinx_gallery_conf = {
 html_theme = "furo"
 html_title = "voxstack"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
