@@ -179,7 +179,7 @@ def test_what_a_page_shows_and_links_to_is_there(page: Path) -> None:
     text = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
     for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):
         # Pages of the gallery are made when the site is built.
-        assert target.startswith("auto_examples/") or (page.parent / target).exists(), target
+        assert target.startswith("gallery/") or (page.parent / target).exists(), target
 
 
 def next_pages(page: Path) -> list[str]:
@@ -200,7 +200,7 @@ def next_pages(page: Path) -> list[str]:
 def test_every_page_ends_with_where_to_go_next(page: Path) -> None:
     for target in next_pages(page):
         # Pages of the gallery are made when the site is built.
-        assert target.startswith("auto_examples/") or (page.parent / target) in SITE, target
+        assert target.startswith("gallery/") or (page.parent / target) in SITE, target
         assert target != page.name
 
 
