@@ -1,7 +1,11 @@
 """What first-level models give as input of `stack`: fitted models, nilearn's table, folders of derivatives."""
 
+import gc
+import pickle
 import shutil
 import warnings
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,8 @@ from nilearn.glm.second_level import SecondLevelModel
 
 import voxstack as vx
 from voxstack.cli import cli
-from voxstack.errors import GridMismatch, InputError
+from voxstack.errors import GridMismatch, InputError, VoxstackWarning
+from voxstack.io.masked import within_mask
 
 SHAPE, AFFINE, CONTRAST = (7, 8, 6), np.diag([4.0, 4, 4, 1]), "task"
 LABELS = ["sub-01", "sub-02", "sub-03", "sub-04", "sub-05"]
@@ -29,13 +34,13 @@ def design(n_scans: int = 30) -> pd.DataFrame:
     return pd.DataFrame({"task": np.sin(scans / 3), "rest": np.cos(scans / 5), "constant": 1.0})
 
 
-def fitted(label: str, number: int) -> FirstLevelModel:
+def fitted(label: str, number: int, matrix: pd.DataFrame | None = None, mask: Any = None) -> FirstLevelModel:
     """To series whose task has an effect of `number`."""
     rng = np.random.default_rng(number)
-    matrix = design()
+    matrix = design() if matrix is None else matrix
     series = rng.normal(size=(*SHAPE, len(matrix))) + 100 + number * matrix["task"].to_numpy()
-    mask = nib.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE)
-    model = FirstLevelModel(subject_label=label, mask_img=mask, signal_scaling=False, minimize_memory=False)
+    inside = nib.Nifti1Image(np.ones(SHAPE, np.uint8) if mask is None else mask.astype(np.uint8), AFFINE)
+    model = FirstLevelModel(subject_label=label, mask_img=inside, signal_scaling=False, minimize_memory=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the mask is used which was given
         return model.fit(nib.Nifti1Image(series.astype(np.float32), AFFINE), design_matrices=matrix)
@@ -98,7 +103,7 @@ class TestModels:
             ({}, "name one with first_level_contrast="),
             (
                 {"first_level_contrast": "nothing"},
-                "sub-01: its first-level model cannot compute effect_size of the contrast 'nothing'",
+                r"cannot compute the contrast 'nothing':\n  sub-01, sub-02, .*, sub-05: effect_size: .*not valid",
             ),
             ({"first_level_contrast": CONTRAST, "maps": {"a": "b"}}, "maps= does not go with first-level models"),
             ({"first_level_contrast": CONTRAST, "entities": {"a": "b"}}, "entities= does not go with"),
@@ -114,13 +119,97 @@ class TestModels:
         assert list(tmp_path.iterdir()) == []
 
     def test_models_without_label_or_fit(self, models: Any, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="Model 2 of 2 has no subject_label"):
+        with pytest.raises(InputError, match="Model 2 of the list has no subject_label"):
             vx.stack([models[0], FirstLevelModel()], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
         unfitted = FirstLevelModel(subject_label="sub-77")
-        with pytest.raises(InputError, match="sub-77: its first-level model cannot compute"):
+        with pytest.raises(InputError, match=r"sub-77: effect_size: .*not fitted"):
             vx.stack([models[0], unfitted], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
         with pytest.raises(InputError, match="must be unique"):
             vx.stack([models[0], models[0]], tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+
+    def test_weights_are_found_for_each_model_anew(self, models: Any, tmp_path: Path) -> None:
+        """nilearn writes those of the first model into a list, which would be other columns of the second one."""
+        other = fitted("sub-06", 6, design()[["rest", "task", "constant"]])
+        contrast = ["task"]
+        cohort = vx.stack([models[0], other], tmp_path / "c.zarr", first_level_contrast=contrast)
+        np.testing.assert_allclose(cohort["effect"], images([models[0], other], "effect_size"), rtol=1e-6)
+        assert contrast == ["task"]
+        assert vx.stack(models, tmp_path / "t.zarr", first_level_contrast=("task",)).sizes["subject"] == 5
+
+    def test_voxels_outside_the_mask_of_a_model_are_missing(self, models: Any, tmp_path: Path) -> None:
+        inside = np.ones(SHAPE, bool)
+        inside[:3] = False
+        other = fitted("sub-06", 6, mask=inside)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", VoxstackWarning)  # of zeros that are taken as data
+            cohort = vx.stack([*models, other], tmp_path / "c.zarr", first_level_contrast=CONTRAST, mask=0.5)
+        assert np.array_equal(np.isnan(cohort["variance"][5]), ~inside)
+        np.testing.assert_allclose(cohort["effect"][5].values[inside], images([other], "effect_size")[0][inside])
+        assert int(vx.stack([*models, other], tmp_path / "i.zarr", first_level_contrast=CONTRAST).mask.sum()) == 192
+
+    def test_only_voxels_within_the_mask_are_held_and_sent_to_workers(self) -> None:
+        inside = np.zeros(SHAPE, bool)
+        inside[2:4, 3] = True
+        whole = np.arange(inside.size, dtype=float).reshape(SHAPE)
+        image = within_mask(nib.Nifti1Image(whole, AFFINE), nib.Nifti1Image(inside.astype(np.uint8), AFFINE))
+        for one in (image, pickle.loads(pickle.dumps(image))):
+            assert np.array_equal(np.asanyarray(one.dataobj), np.where(inside, whole, np.nan), equal_nan=True)
+        assert sum(part.nbytes for part in vars(image.dataobj).values() if isinstance(part, np.ndarray)) < 150
+
+    def test_models_that_are_made_one_after_the_other(self, models: Any, tmp_path: Path) -> None:
+        alive: list[weakref.ref[Any]] = []
+
+        def load() -> Iterator[Any]:
+            for number, label in enumerate(LABELS):
+                assert sum(one() is not None for one in alive) <= 1
+                model = fitted(label, number)
+                alive.append(weakref.ref(model))
+                yield model
+                del model
+                gc.collect()
+
+        cohort = vx.stack(load(), tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+        np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
+
+    def test_a_contrast_of_several_rows(self, models: Any, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=r"sub-01: the contrast .* has 2 rows \(F\), and so no single effect"):
+            vx.stack(models, tmp_path / "c.zarr", first_level_contrast=np.eye(2, 3))
+
+    @pytest.mark.parametrize(
+        ("given", "says"),
+        [
+            (lambda models: models[0], "One first-level model is no cohort"),
+            (lambda models: [], "The list of first-level models is empty"),
+            (lambda models: [nib.Nifti1Image(np.ones(SHAPE), AFFINE)] * 2, "Number 1 of the list is a Nifti1Image"),
+            (lambda models: iter([models[0], "sub-02.nii"]), "Number 2 of the list is a str"),
+        ],
+    )
+    def test_what_is_no_list_of_models(self, models: Any, tmp_path: Path, given: Any, says: str) -> None:
+        with pytest.raises(InputError, match=says):
+            vx.stack(given(models), tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+
+    def test_called_again_after_a_stop_models_that_have_changed_are_stacked_anew(
+        self, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def stopped(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patched:
+            patched.setattr("voxstack.store.layout.publish", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                vx.stack(models, tmp_path / "c.zarr", first_level_contrast=CONTRAST)
+        cohort = vx.stack(models, tmp_path / "c.zarr", first_level_contrast="rest")
+        expected = np.stack([m.compute_contrast("rest", output_type="effect_size").get_fdata() for m in models])
+        np.testing.assert_allclose(cohort["effect"], expected, rtol=1e-6)
+
+    def test_models_are_appended(self, models: Any, people: pd.DataFrame, tmp_path: Path) -> None:
+        options = {"first_level_contrast": CONTRAST, "covariates": people}
+        vx.stack(models[:2], tmp_path / "c.zarr", **options)
+        cohort = vx.stack(models[2:], tmp_path / "c.zarr", append=True, **options)
+        np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
+        assert cohort["age"].values.tolist() == [60.0, 52, 47, 31, 25]
+        with pytest.raises(InputError, match="sub-05 already"):
+            vx.stack(models[4:], tmp_path / "c.zarr", append=True, **options)
 
     def test_grids_that_differ_name_the_subject(self, models: Any, tmp_path: Path) -> None:
         class Elsewhere:

@@ -1,6 +1,9 @@
 """What comes out of first-level models, as a participants table: fitted models, and nilearn's table of their maps."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -8,6 +11,7 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 
 from voxstack.errors import InputError, listing
+from voxstack.io.masked import within_mask
 from voxstack.io.places import Place, joined
 from voxstack.io.secrets import StorageOptions
 from voxstack.io.sources import MapSpec
@@ -32,19 +36,19 @@ class Subjects(NamedTuple):
     maps: Mapping[str, MapSpec]
 
 
-def are_models(given: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether something is a sequence of fitted first-level models, or of what computes contrasts as these do."""
-    return isinstance(given, Sequence) and bool(given) and all(hasattr(one, "compute_contrast") for one in given)
+def are_models(given: Any) -> TypeGuard[Iterable[Any]]:
+    """Whether something is a list or the like, which has to be one of fitted first-level models."""
+    return isinstance(given, Iterable) and not isinstance(given, str | Mapping | pd.DataFrame)
 
 
-def of_models(models: Sequence[Any], contrast: Any, label: str) -> Subjects:
+def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
     """Effect and variance of a contrast of fitted first-level models.
 
     Parameters
     ----------
     models
         nilearn's ``FirstLevelModel``, or anything with its ``compute_contrast(contrast, output_type=...)`` and
-        ``subject_label``.
+        ``subject_label``. They are gone through once, and none is kept.
     contrast
         What their ``compute_contrast`` takes.
     label
@@ -53,35 +57,82 @@ def of_models(models: Sequence[Any], contrast: Any, label: str) -> Subjects:
     Raises
     ------
     InputError
-        No contrast, a model without label, or one that cannot compute the contrast; it names the subject.
+        No contrast; something that is no model, or has no label or that of another one; models that cannot compute the
+        contrast, all of which are named; a contrast of several rows.
     """
+    if isinstance(models, Sequence):
+        _check_labels([_label(number, model) for number, model in enumerate(models, start=1)])  # before any work
     if contrast is None:
         raise InputError("Fitted models have many contrasts: name one with first_level_contrast=.")
-    labels = [getattr(model, _SUBJECT, None) for model in models]
-    missing = [number for number, one in enumerate(labels, start=1) if one is None]
-    if missing:
-        raise InputError(
-            f"Model {listing(missing)} of {len(models)} has no subject_label. Give each one its own, such as "
-            "FirstLevelModel(..., subject_label='sub-01')."
-        )
-    rows = {name: [_computed(model, contrast, output) for model in models] for name, output in _OUTPUTS.items()}
-    table = pd.DataFrame(rows, index=pd.Index([str(one) for one in labels], name=label), dtype=object)
+    labels, failures = [], defaultdict(list)
+    rows: dict[str, list[SpatialImage]] = {name: [] for name in _OUTPUTS}
+    for number, model in enumerate(models, start=1):
+        labels.append(_label(number, model))
+        try:
+            for name, output in _OUTPUTS.items():
+                rows[name].append(_computed(model, contrast, output))
+        except _CannotError as error:
+            failures[str(error)].append(labels[-1])
+    _check_labels(labels)
+    if failures:
+        told = "\n  ".join(f"{listing(some)}: {error}" for error, some in failures.items())
+        raise InputError(f"First-level models that cannot compute the contrast {_on_one_line(contrast)}:\n  {told}")
+    table = pd.DataFrame(rows, index=pd.Index(labels, name=label), dtype=object)
     return Subjects(table, {name: name for name in rows})
 
 
-def _computed(model: Any, contrast: Any, output: str) -> SpatialImage:
-    try:
-        image = model.compute_contrast(contrast, output_type=output)
-    except Exception as error:  # whatever a model raises that is not fitted, or has no such regressor
+def _label(number: int, model: Any) -> str:
+    if not hasattr(model, "compute_contrast"):
         raise InputError(
-            f"{model.subject_label}: its first-level model cannot compute {output} of the contrast {contrast!r}: "
-            f"{error}"
-        ) from error
+            f"Number {number} of the list is a {type(model).__name__}, and no fitted first-level model. Images and "
+            "their paths go into a column of a table, which maps= names."
+        )
+    label = getattr(model, _SUBJECT, None)
+    if label is None:
+        raise InputError(
+            f"Model {number} of the list has no subject_label. Give each one its own, such as "
+            "FirstLevelModel(..., subject_label='sub-01')."
+        )
+    return str(label)
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    if not labels:
+        raise InputError("The list of first-level models is empty.")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise InputError(
+            f"The subject_label of first-level models must be unique, but several are called {listing(twice)}. Runs of "
+            "a subject belong into one model, and sessions get labels such as sub-01_ses-1."
+        )
+
+
+class _CannotError(Exception):
+    """A model that is not fitted, or has no such regressor."""
+
+
+def _computed(model: Any, contrast: Any, output: str) -> SpatialImage:
+    # nilearn writes the weights that it finds for one model into a list, and the next one may have other columns.
+    own = list(deepcopy(contrast)) if isinstance(contrast, list | tuple) else deepcopy(contrast)
+    try:
+        image = model.compute_contrast(own, output_type=output)
+    except Exception as error:  # whatever a model raises
+        raise _CannotError(f"{output}: {' '.join(str(error).split())}") from error
     if not isinstance(image, SpatialImage):
         raise InputError(
-            f"{model.subject_label}: {output} of the contrast {contrast!r} is no volume, but a {type(image).__name__}."
+            f"{model.subject_label}: {output} of the contrast {_on_one_line(contrast)} is no volume, but a "
+            f"{type(image).__name__}."
         )
-    return image
+    if prod(image.shape[3:]) > 1:
+        raise InputError(
+            f"{model.subject_label}: the contrast {_on_one_line(contrast)} has {prod(image.shape[3:])} rows (F), "
+            "and so no single effect for the second level. Name its rows one by one, and stack a cohort of each."
+        )
+    return within_mask(image, getattr(getattr(model, "masker_", None), "mask_img_", None))
+
+
+def _on_one_line(contrast: Any) -> str:
+    return " ".join(repr(contrast).split())
 
 
 def is_table_of_maps(table: pd.DataFrame) -> bool:

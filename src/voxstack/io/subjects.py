@@ -1,6 +1,6 @@
 """The subjects of a cohort and where their maps are, from whatever users have: a table, a folder, or fitted models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from voxstack.io.secrets import StorageOptions
 from voxstack.io.sources import MapSpec
 from voxstack.io.tables import indexed, read_participants, read_table
 
-Participants = pd.DataFrame | str | Path | Sequence[Any]
+Participants = pd.DataFrame | str | Path | Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Given:
         return with_covariates(subjects, table), folder
 
     def _found(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
+        if hasattr(self.participants, "compute_contrast"):
+            raise InputError("One first-level model is no cohort: give a list of fitted ones, one for each subject.")
         if are_models(self.participants):
             self._refuse("first-level models", "maps", "entities")
             subjects = of_models(self.participants, self.first_level_contrast, self.label)

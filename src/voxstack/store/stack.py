@@ -58,11 +58,11 @@ def stack(
     ----------
     participants
         DataFrame, or path or URL of a TSV or CSV file. Its columns become covariates, but for those of images or their
-        paths. Or what first-level models give: a list of fitted ones, such as nilearn's ``FirstLevelModel`` (anything
-        with ``compute_contrast`` and ``subject_label``); nilearn's table with the columns ``subject_label``,
-        ``map_name`` and ``effects_map_path`` (and ``variance_map_path``, if there is one); or a folder of BIDS
-        derivatives, which is looked through for ``sub-..._stat-effect_statmap.nii.gz``. These become the maps `effect`
-        and, but for tables and folders without them, `variance`.
+        paths. Or what first-level models give: fitted ones, in a list or made one after the other by a generator, such
+        as nilearn's ``FirstLevelModel`` (anything with ``compute_contrast`` and ``subject_label``); nilearn's table
+        with the columns ``subject_label``, ``map_name`` and ``effects_map_path`` (and ``variance_map_path``, if there
+        is one); or a folder of BIDS derivatives, which is looked through for ``sub-..._stat-effect_statmap.nii.gz``.
+        These become the maps `effect` and, but for tables and folders without them, `variance`.
     store
         Folder (or URL of an object store) to write.
     maps
