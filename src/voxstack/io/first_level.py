@@ -1,10 +1,9 @@
-"""What comes out of first-level models, as a participants table: fitted models, and nilearn's table of their maps."""
+"""What fitted first-level models give, as a participants table with images."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from math import prod
-from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
 import pandas as pd
@@ -12,13 +11,11 @@ from nibabel.spatialimages import SpatialImage
 
 from voxstack.errors import InputError, listing
 from voxstack.io.masked import within_mask
-from voxstack.io.places import Place, joined
-from voxstack.io.secrets import StorageOptions
 from voxstack.io.sources import MapSpec
 
 EFFECT, VARIANCE = "effect", "variance"
 _OUTPUTS = {EFFECT: "effect_size", VARIANCE: "effect_variance"}  # what nilearn calls them
-_SUBJECT, _MAP, _PATHS = "subject_label", "map_name", {EFFECT: "effects_map_path", VARIANCE: "variance_map_path"}
+_SUBJECT = "subject_label"
 
 
 class Subjects(NamedTuple):
@@ -133,80 +130,3 @@ def _computed(model: Any, contrast: Any, output: str) -> SpatialImage:
 
 def _on_one_line(contrast: Any) -> str:
     return " ".join(repr(contrast).split())
-
-
-def is_table_of_maps(table: pd.DataFrame) -> bool:
-    """Whether a table is nilearn's: a row for each subject and map, with the columns that it wants."""
-    return {_SUBJECT, _MAP, _PATHS[EFFECT]} <= set(map(str, table.columns))
-
-
-def of_table(
-    table: pd.DataFrame, contrast: Any, label: str, folder: Place, storage_options: StorageOptions | None
-) -> Subjects:
-    """One of the maps that a table of nilearn names.
-
-    Parameters
-    ----------
-    table
-        With the columns subject_label, map_name and effects_map_path; variance_map_path too, where there are
-        variances. All others are covariates.
-    contrast
-        The map_name; None where there is one.
-    label
-        Name of the subjects' index.
-    folder
-        Where relative paths start.
-    storage_options
-        For URLs.
-
-    Raises
-    ------
-    InputError
-        No such map, or several and none is named.
-    """
-    names = table[_MAP].astype(str)
-    there = list(dict.fromkeys(names))
-    if contrast is None and len(there) > 1:
-        raise InputError(
-            f"The table has several maps: {listing(there, most=20)}. Choose one with first_level_contrast=."
-        )
-    wanted = there[0] if contrast is None else str(contrast)
-    if wanted not in there:
-        raise InputError(f"The table has no map {wanted!r}; it has {listing(there, most=20)}.")
-    rows = table[names == wanted].drop(columns=_MAP).rename(columns={_SUBJECT: label}).set_index(label)
-    paths = {name: column for name, column in _PATHS.items() if column in rows.columns}
-    for column in paths.values():
-        rows[column] = [_place(cell, folder, storage_options) for cell in rows[column]]
-    return Subjects(rows, dict(paths))
-
-
-def _place(cell: Any, folder: Place, storage_options: StorageOptions | None) -> Any:
-    if isinstance(cell, str | Path) and str(cell).strip():
-        return joined(folder, str(cell).strip(), storage_options)
-    return cell
-
-
-def with_covariates(subjects: Subjects, covariates: pd.DataFrame) -> Subjects:
-    """Subjects with the columns of a table that is indexed by their labels, in which others may stand, too.
-
-    A label such as ``01`` is that of ``sub-01`` where the table has it so, as tables of BIDS do. Rows of several
-    sessions get what stands there of their participant, unless the table has rows for sessions.
-
-    Raises
-    ------
-    InputError
-        Subjects without a row, or columns of both.
-    """
-    table, known = subjects.table, set(covariates.index)
-    labels = [one if one in known else f"sub-{one}" if f"sub-{one}" in known else one for one in map(str, table.index)]
-    people = list(map(str, table["participant"])) if "participant" in table.columns else labels
-    keys = people if not known.intersection(labels) else labels
-    lacking = list(dict.fromkeys(key for key in keys if key not in known))
-    if lacking:
-        raise InputError(f"The table of covariates has no row for {listing(lacking)}. Add them, or leave them out.")
-    twice = sorted(set(map(str, table.columns)) & set(map(str, covariates.columns)))
-    if twice:
-        raise InputError(f"The table of covariates has the column {listing(twice)}, as the subjects' own. Rename it.")
-    index = pd.Index(labels, name=table.index.name)
-    of_subjects = covariates.loc[keys].set_axis(index, axis=0)
-    return Subjects(pd.concat([table.set_axis(index, axis=0), of_subjects], axis=1), subjects.maps)

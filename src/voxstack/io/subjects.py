@@ -9,12 +9,15 @@ import pandas as pd
 
 from voxstack.errors import InputError, listing
 from voxstack.io.bids import of_derivatives
-from voxstack.io.first_level import Subjects, are_models, is_table_of_maps, of_models, of_table, with_covariates
+from voxstack.io.first_level import Subjects, are_models, of_models
+from voxstack.io.joining import with_covariates
+from voxstack.io.map_table import MAP, SUBJECT, is_table_of_maps, of_table
 from voxstack.io.places import Place, place_of
 from voxstack.io.secrets import StorageOptions
 from voxstack.io.sources import MapSpec
-from voxstack.io.tables import indexed, read_participants, read_table
+from voxstack.io.tables import indexed, read_table
 
+_LABELS = ("participant_id", "subject_label")  # what BIDS and nilearn call the column of subject labels
 Participants = pd.DataFrame | str | Path | Iterable[Any]
 
 
@@ -43,8 +46,10 @@ class Given:
             covariates = next((path for path in _tables_near(folder) if path.is_file()), None)
         if covariates is None:
             return subjects, folder
-        table, _ = read_participants(covariates, self.label, storage_options)
-        return with_covariates(subjects, table), folder
+        labels = [self.label, *_LABELS]
+        table, _, name = read_table(covariates, labels, storage_options, what="table of covariates")
+        label = next((one for one in labels if one in (table.index.name, *table.columns)), self.label)
+        return with_covariates(subjects, indexed(table, label, name), name), folder
 
     def _found(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
         if hasattr(self.participants, "compute_contrast"):
@@ -58,14 +63,18 @@ class Given:
             contrast = {} if self.first_level_contrast is None else {"contrast": str(self.first_level_contrast)}
             subjects = of_derivatives(folder, {**contrast, **(self.entities or {})}, self.label)
             return self._checked(subjects, f"The folder {folder}"), folder
-        table, place, name = read_table(self.participants, self.label, storage_options)
+        table, place, name = read_table(self.participants, [self.label], storage_options)
         self._refuse("a table", "entities")
         if self.maps is None and is_table_of_maps(table):
-            subjects = of_table(table, self.first_level_contrast, self.label, place, storage_options)
+            given = read_table(self.participants, [self.label, SUBJECT, MAP], storage_options)
+            subjects = of_table(given, self.first_level_contrast, self.label, storage_options)
             return self._checked(subjects, name), place
         self._refuse("a table of one row a subject", "first_level_contrast")
         if self.maps is None:
-            raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
+            raise InputError(
+                'No map is named. Say what to stack, for example maps={"effect": "effect_path"} '
+                "(--map effect=effect_path)."
+            )
         return Subjects(indexed(table, self.label, name), self.maps), place
 
     def _checked(self, subjects: Subjects, name: str) -> Subjects:
