@@ -1,5 +1,6 @@
 """The subjects of a cohort and where their maps are, from whatever users have: a table, a folder, or fitted models."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ class Given:
     maps: Mapping[str, MapSpec] | None
     label: str
     first_level_contrast: Any = None
-    entities: Mapping[str, str] | None = None
+    entities: Mapping[str, Any] | None = None
     covariates: pd.DataFrame | str | Path | None = None
 
     def read(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
@@ -60,9 +61,9 @@ class Given:
             return self._checked(subjects, "The list of first-level models"), Path.cwd()
         if (folder := _folder(self.participants)) is not None:
             self._refuse("a folder of derivatives", "maps")
-            contrast = {} if self.first_level_contrast is None else {"contrast": str(self.first_level_contrast)}
-            subjects = of_derivatives(folder, {**contrast, **(self.entities or {})}, self.label)
+            subjects = of_derivatives(folder, self._entities(), self.label)
             return self._checked(subjects, f"The folder {folder}"), folder
+        self._refuse_missing_folder()
         table, place, name = read_table(self.participants, [self.label], storage_options)
         self._refuse("a table", "entities")
         if self.maps is None and is_table_of_maps(table):
@@ -76,6 +77,32 @@ class Given:
                 "(--map effect=effect_path)."
             )
         return Subjects(indexed(table, self.label, name), self.maps), place
+
+    def _entities(self) -> Any:
+        """With the contrast, which is one too."""
+        contrast, entities = self.first_level_contrast, {} if self.entities is None else self.entities
+        if contrast is None or not isinstance(entities, Mapping):
+            return entities
+        given = entities.get("contrast", str(contrast))
+        if str(contrast) not in ([given] if isinstance(given, str) else given):
+            raise InputError(
+                f"first_level_contrast is {contrast!r} and the entity contrast {given!r}. Give one of them."
+            )
+        return {**entities, "contrast": str(contrast)}
+
+    def _refuse_missing_folder(self) -> None:
+        """Entities are those of maps in a folder, which is not there."""
+        given = self.participants
+        if not isinstance(given, str | Path):
+            return
+        place = place_of(given)
+        if not isinstance(place, Path) and (self.entities is not None or str(given).endswith("/")):
+            raise InputError(
+                f"{given}: folders are looked through for maps on this machine alone. Of maps at URLs make a table "
+                "with the columns subject_label, map_name and effects_map_path."
+            )
+        if isinstance(place, Path) and self.entities is not None and not place.exists():
+            raise InputError(f"There is no folder {place}.")
 
     def _checked(self, subjects: Subjects, name: str) -> Subjects:
         return subjects._replace(table=indexed(subjects.table.reset_index(), self.label, name))
@@ -98,4 +125,6 @@ def _folder(participants: Participants) -> Path | None:
 def _tables_near(folder: Place) -> list[Path]:
     """Where the participants of derivatives may stand: there, or in the dataset that they are derived from."""
     assert isinstance(folder, Path)
-    return [place / "participants.tsv" for place in (folder, *folder.absolute().parents[:2])]
+    here = Path(os.path.normpath(folder.absolute()))  # without "..", whose parents are others
+    derivatives = next((at for at, place in enumerate(here.parents) if place.name == "derivatives"), 0)
+    return [place / "participants.tsv" for place in (here, *here.parents[: derivatives + 2])]

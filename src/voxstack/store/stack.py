@@ -28,7 +28,7 @@ def stack(
     *,
     maps: Mapping[str, MapSpec] | None = None,
     first_level_contrast: Any = None,
-    entities: Mapping[str, str] | None = None,
+    entities: Mapping[str, Any] | None = None,
     covariates: pd.DataFrame | str | Path | None = None,
     label: str = "participant_id",
     mask: Mask = "intersection",
@@ -74,12 +74,14 @@ def stack(
         Of first-level models what their ``compute_contrast`` takes; of nilearn's table the ``map_name``; of a folder
         the entity ``contrast``.
     entities
-        Of the maps in a folder, such as ``{"task": "stopsignal", "space": "MNI152NLin2009cAsym"}``. Several sessions or
-        runs of a subject become rows of their own, such as ``sub-01_ses-1``, with the coordinates `participant`,
-        `session` and `run`.
+        Of the maps in a folder, such as ``{"task": "stopsignal", "space": "MNI152NLin2009cAsym"}``; a list where
+        several values will do, ``""`` for maps without the entity. What tells maps apart has to be named. Several
+        sessions or runs of a subject become rows of their own, such as ``sub-01_ses-1``, with the coordinates
+        `participant`, `session` and `run`.
     covariates
         A table of participants, or its path, with a row for each subject that first-level models give (and for others
-        perhaps). Of a folder, by default the ``participants.tsv`` in it or in one of the two folders above it.
+        perhaps); labels may have ``sub-`` before them in one of the two alone. Of a folder, by default the
+        ``participants.tsv`` in it or in the dataset above it.
     label
         Column, or index, of the subject labels, which must be unique.
     mask
