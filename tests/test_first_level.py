@@ -80,6 +80,7 @@ class TestModels:
 
     def test_weights_as_contrast(self, models: Any, tmp_path: Path) -> None:
         cohort = vx.stack(models, tmp_path / "c.zarr", first_level_contrast=np.array([1.0, 0, 0]))
+        assert cohort.attrs["provenance"]["first_level_contrast"] == [1, 0, 0]
         np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
 
     def test_anything_that_computes_contrasts(self, tmp_path: Path) -> None:
@@ -210,6 +211,10 @@ class TestModels:
         assert cohort["age"].values.tolist() == [60.0, 52, 47, 31, 25]
         with pytest.raises(InputError, match="sub-05 already"):
             vx.stack(models[4:], tmp_path / "c.zarr", append=True, **options)
+        assert cohort.attrs["provenance"]["first_level_contrast"] == CONTRAST
+        more = pd.DataFrame({"participant_id": ["more"], "age": [20.0]})
+        with pytest.raises(InputError, match="first_level_contrast was 'task' and is 'rest'"):
+            vx.stack([Constant("more")], tmp_path / "c.zarr", first_level_contrast="rest", covariates=more, append=True)
 
     def test_grids_that_differ_name_the_subject(self, models: Any, tmp_path: Path) -> None:
         class Elsewhere:
@@ -238,6 +243,7 @@ def folder(models: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 class TestTable:
     def test_one_of_its_maps(self, folder: Path, models: Any, people: pd.DataFrame, tmp_path: Path) -> None:
         cohort = vx.stack(folder / "maps.tsv", tmp_path / "c.zarr", first_level_contrast="task", covariates=people)
+        assert cohort.attrs["provenance"]["first_level_contrast"] == "task"
         np.testing.assert_allclose(cohort["effect"], images(models, "effect_size"), rtol=1e-6)
         assert "variance" not in cohort
         assert "map_name" not in cohort.coords
@@ -531,7 +537,11 @@ class TestDerivatives:
         assert cohort["session"].values.tolist() == ["1", "2"] * 5
         assert cohort["age"].values.tolist() == [age for age in (60.0, 52, 47, 31, 25) for _ in (1, 2)]
         one = vx.stack(folder, tmp_path / "one.zarr", entities={"session": "ses-2", "contrast": CONTRAST})
-        assert one.sizes["subject"] == 5
+        assert one["subject"].values.tolist() == [f"{label}_ses-2" for label in LABELS]
+        told = {"first_level_contrast": CONTRAST, "entities": {"ses": ["2"]}}
+        assert told.items() <= one.attrs["provenance"].items()
+        both = vx.stack(folder, tmp_path / "one.zarr", entities={"session": "1"}, append=True)
+        assert both.sizes["subject"] == 10
 
     def test_on_the_command_line(self, derivatives: Path, tmp_path: Path) -> None:
         arguments = ["stack", str(derivatives), str(tmp_path / "c.zarr"), "--entity", "task=go"]

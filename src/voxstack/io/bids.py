@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from voxstack.errors import InputError, listing
-from voxstack.io.first_level import EFFECT, VARIANCE, Subjects
+from voxstack.io.first_level import CONTRAST, EFFECT, VARIANCE, Subjects
 
 _IMAGE = re.compile(r"(?P<entities>(?:[A-Za-z]+-[A-Za-z0-9+]+_)+)statmap\.nii(?:\.gz)?")
 _STAT = "stat"  # whose values nilearn and others call effect and variance
@@ -74,7 +74,8 @@ def of_derivatives(folder: Path, entities: Mapping[str, Any], label: str) -> Sub
     if variances:
         _refuse_unpaired(folder, effects, variances)
     _refuse_mixtures(list(effects.values()), wanted)
-    return Subjects(*_table({EFFECT: effects, VARIANCE: variances} if variances else {EFFECT: effects}, label))
+    table = _table({EFFECT: effects, VARIANCE: variances} if variances else {EFFECT: effects}, label)
+    return Subjects(table, {stat: stat for stat in (EFFECT, VARIANCE) if stat in table}, _details(effects, wanted))
 
 
 def _wanted(entities: Mapping[str, Any]) -> _Wanted:
@@ -163,7 +164,14 @@ def _refuse_unpaired(folder: Path, effects: Mapping[Any, _Map], variances: Mappi
             raise InputError(f"{_label(row)} has an effect, {one.path}, of another kind than {variances[row].path}.")
 
 
-def _table(columns: Mapping[str, Mapping[tuple[str, ...], _Map]], label: str) -> tuple[pd.DataFrame, Mapping[str, str]]:
+def _details(effects: Mapping[Any, _Map], wanted: _Wanted) -> dict[str, Any]:
+    contrasts = {one.entities.get("contrast", "") for one in effects.values()} - {""}
+    named = {CONTRAST: contrasts.pop()} if len(contrasts) == 1 else {}
+    entities = {key: list(values) for key, values in wanted.items() if key != "contrast"}
+    return {**named, "entities": entities} if entities else named
+
+
+def _table(columns: Mapping[str, Mapping[tuple[str, ...], _Map]], label: str) -> pd.DataFrame:
     rows = list(columns[EFFECT])
     table = pd.DataFrame(
         {stat: [of_rows[row].path for row in rows] for stat, of_rows in columns.items()},
@@ -173,7 +181,7 @@ def _table(columns: Mapping[str, Mapping[tuple[str, ...], _Map]], label: str) ->
     found = {name: values for name, values in several.items() if any(values)}
     if found:
         table = table.assign(**found, participant=[f"sub-{row[0]}" for row in rows])
-    return table, {stat: stat for stat in columns}
+    return table
 
 
 def _keys(some: Iterable[_Map]) -> list[str]:

@@ -4,8 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
 import pandas as pd
 from nibabel.spatialimages import SpatialImage
 
@@ -14,6 +16,8 @@ from voxstack.io.masked import within_mask
 from voxstack.io.sources import MapSpec
 
 EFFECT, VARIANCE = "effect", "variance"
+CONTRAST = "first_level_contrast"
+"""In provenance, too, where it has to be that of what is appended."""
 _OUTPUTS = {EFFECT: "effect_size", VARIANCE: "effect_variance"}  # what nilearn calls them
 _SUBJECT = "subject_label"
 
@@ -27,10 +31,13 @@ class Subjects(NamedTuple):
         Indexed by subject label, with columns of images or of places of images, and of covariates.
     maps
         For each map's name its column.
+    details
+        For provenance: what of the first level was chosen.
     """
 
     table: pd.DataFrame
     maps: Mapping[str, MapSpec]
+    details: Mapping[str, Any] = MappingProxyType({})
 
 
 def are_models(given: Any) -> TypeGuard[Iterable[Any]]:
@@ -75,7 +82,7 @@ def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
         told = "\n  ".join(f"{listing(some)}: {error}" for error, some in failures.items())
         raise InputError(f"First-level models that cannot compute the contrast {_on_one_line(contrast)}:\n  {told}")
     table = pd.DataFrame(rows, index=pd.Index(labels, name=label), dtype=object)
-    return Subjects(table, {name: name for name in rows})
+    return Subjects(table, {name: name for name in rows}, {CONTRAST: _plain(contrast)})
 
 
 def _label(number: int, model: Any) -> str:
@@ -126,6 +133,15 @@ def _computed(model: Any, contrast: Any, output: str) -> SpatialImage:
             "and so no single effect for the second level. Name its rows one by one, and stack a cohort of each."
         )
     return within_mask(image, getattr(getattr(model, "masker_", None), "mask_img_", None))
+
+
+def _plain(contrast: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(contrast, list | tuple):
+        return [_plain(one) for one in contrast]
+    if isinstance(contrast, np.ndarray | np.generic):
+        return contrast.tolist()
+    return contrast if isinstance(contrast, str | int | float) else repr(contrast)
 
 
 def _on_one_line(contrast: Any) -> str:

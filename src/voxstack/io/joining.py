@@ -35,7 +35,7 @@ def with_covariates(subjects: Subjects, covariates: pd.DataFrame, name: str) -> 
     if twice:
         raise InputError(f"{name} has the column {listing(twice)}, as the subjects' own. Rename it.")
     of_subjects = covariates.loc[keys].set_axis(index, axis=0)
-    return Subjects(pd.concat([table.set_axis(index, axis=0), of_subjects], axis=1), subjects.maps)
+    return subjects._replace(table=pd.concat([table.set_axis(index, axis=0), of_subjects], axis=1))
 
 
 def _as_known(label: str, known: set[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from voxstack.errors import InputError, listing
-from voxstack.io.first_level import EFFECT, VARIANCE, Subjects
+from voxstack.io.first_level import CONTRAST, EFFECT, VARIANCE, Subjects
 from voxstack.io.places import Place, joined
 from voxstack.io.secrets import StorageOptions
 from voxstack.io.tables import refuse_missing_labels, refuse_repeated_columns
@@ -55,14 +55,15 @@ def of_table(
         )
     for column in (SUBJECT, MAP):
         refuse_missing_labels(name, column, table[column])
-    rows = table[table[MAP].astype(str) == _chosen(table[MAP].astype(str), contrast, name)]
+    chosen = _chosen(table[MAP].astype(str), contrast, name)
+    rows = table[table[MAP].astype(str) == chosen]
     rows = rows.drop(columns=MAP).rename(columns={SUBJECT: label}).set_index(label)
     if (variance := _PATHS[VARIANCE]) in rows.columns and rows[variance].isna().all():
         rows = rows.drop(columns=variance)
     paths = {of: column for of, column in _PATHS.items() if column in rows.columns}
     for column in paths.values():
         rows[column] = [_place(cell, folder, storage_options) for cell in rows[column]]
-    return Subjects(rows, dict(paths))
+    return Subjects(rows, dict(paths), {CONTRAST: chosen})
 
 
 def _chosen(maps: "pd.Series[str]", contrast: Any, name: str) -> str:

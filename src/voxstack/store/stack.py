@@ -182,7 +182,7 @@ def requested(
         raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
     goal: Goal = "append" if append else "overwrite" if overwrite else "new"
     of_sources = dict((storage_options if source_options is None else source_options) or {})
-    (table, maps), folder = given.read(of_sources)
+    (table, maps, first_level), folder = given.read(of_sources)
     labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
     kept = covariates_of(table, maps=maps, leave_out=image_columns(table, maps))
@@ -195,4 +195,4 @@ def requested(
     grid, placed = place(sources, labels, grid=grid, resample=options.resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
     preparation = Preparation(options, grid, None if explicit is None else ~explicit)
-    return Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded), standing
+    return Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded, first_level), standing
