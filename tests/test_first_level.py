@@ -545,6 +545,31 @@ class TestDerivatives:
 
     def test_on_the_command_line(self, derivatives: Path, tmp_path: Path) -> None:
         arguments = ["stack", str(derivatives), str(tmp_path / "c.zarr"), "--entity", "task=go"]
-        done = CliRunner().invoke(cli, [*arguments, "--first-level-contrast", CONTRAST], catch_exceptions=False)
+        arguments += ["--first-level-contrast", CONTRAST]
+        planned = CliRunner().invoke(cli, [*arguments, "--explain"], catch_exceptions=False)
+        assert planned.exit_code == 0
+        assert not (tmp_path / "c.zarr").exists()
+        people = pd.DataFrame({"participant_id": [label[4:] for label in LABELS], "iq": range(5)})
+        people.to_csv(tmp_path / "people.csv", index=False)
+        done = CliRunner().invoke(cli, [*arguments, "--covariates", str(tmp_path / "people.csv")])
         assert done.exit_code == 0
-        assert vx.open_cohort(tmp_path / "c.zarr").sizes["subject"] == 5
+        cohort = vx.open_cohort(tmp_path / "c.zarr")
+        assert cohort["iq"].values.tolist() == [0, 1, 2, 3, 4]
+        assert "age" not in cohort.coords  # of the participants.tsv that is there
+
+    @pytest.mark.parametrize(
+        ("options", "says"),
+        [
+            (["--entity", "task"], "write --entity KEY=VALUE"),
+            (["--entity", "=go"], "write --entity KEY=VALUE"),
+            (["--entity", "task=go", "--entity", "task=stop"], "--entity 'task' was given twice"),
+            (["--entity", "task=walk"], "no effect map with task-walk; there are task: go, stop"),
+            (["--map", "effect=a"], "maps= does not go with a folder of derivatives"),
+        ],
+    )
+    def test_mistakes_on_the_command_line(
+        self, derivatives: Path, tmp_path: Path, options: list[str], says: str
+    ) -> None:
+        done = CliRunner().invoke(cli, ["stack", str(derivatives), str(tmp_path / "c.zarr"), *options])
+        assert isinstance(done.exception, InputError)  # which main makes exit code 2
+        assert says in str(done.exception)
