@@ -189,6 +189,10 @@ class TestModels:
         with pytest.raises(InputError, match=says):
             vx.stack(given(models), tmp_path / "c.zarr", first_level_contrast=CONTRAST)
 
+    def test_a_series_of_paths_is_no_list_of_models(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="Images and their paths go into a column of a table"):
+            vx.stack(pd.Series(["sub-01.nii", "sub-02.nii"]), tmp_path / "c.zarr")
+
     def test_called_again_after_a_stop_models_that_have_changed_are_stacked_anew(
         self, models: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -1,7 +1,7 @@
 """What fitted first-level models give, as a participants table with images."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from copy import deepcopy
 from math import prod
 from types import MappingProxyType
@@ -64,7 +64,7 @@ def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
         No contrast; something that is no model, or has no label or that of another one; models that cannot compute the
         contrast, all of which are named; a contrast of several rows.
     """
-    if isinstance(models, Sequence):
+    if isinstance(models, Sized):
         _check_labels([_label(number, model) for number, model in enumerate(models, start=1)])  # before any work
     if contrast is None:
         raise InputError("Fitted models have many contrasts: name one with first_level_contrast=.")
