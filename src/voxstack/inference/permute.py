@@ -31,7 +31,6 @@ from voxstack.kernels.exchangeability import Tree, tree_of
 from voxstack.kernels.pvalues import Alternative
 from voxstack.models.blueprint import Missing
 from voxstack.models.inputs import (
-    AnalysisMask,
     check_estimable,
     check_labels,
     check_rank,
@@ -45,6 +44,7 @@ from voxstack.plan.permutation import PermutationWork, Schedule
 from voxstack.run import means
 from voxstack.schema import SUBJECT, annotate, covariate_names, map_names
 from voxstack.store.location import Location
+from voxstack.store.mask import AnalysisMask
 
 
 def permutation_test(

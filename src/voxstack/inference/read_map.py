@@ -18,8 +18,9 @@ from voxstack.io.places import Place, located
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
 from voxstack.kernels.pvalues import Alternative
-from voxstack.models.inputs import AnalysisMask, mask_inside
+from voxstack.models.inputs import mask_inside
 from voxstack.schema import SPACE, annotate
+from voxstack.store.mask import AnalysisMask
 
 
 def read_map(
