@@ -211,9 +211,9 @@ def permutation_test(
     tested = parse_contrasts(contrasts, regressors, terms)
     check_estimable(tested, matrix.values, basis)
     cases = choose_cases(missing, min_subjects, len(matrix))
-    inside = mask_inside(cohort.drop_vars(map_names(cohort)), mask)
     labels = labels_of(cohort)
     kept = np.asarray(labels.isin(matrix[SUBJECT].values))
+    inside = mask_inside(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
     tree = _tree(blocks, cohort, kept)
     plan = Plan(
         list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), int(seed), precision, cases
