@@ -17,6 +17,7 @@ from voxstack.io.tables import check_names, covariates, refuse_missing_labels
 from voxstack.provenance import record
 from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
 from voxstack.store import keys
+from voxstack.store.coverage import with_counted_subjects
 from voxstack.store.encoding import decode
 from voxstack.store.location import Location
 from voxstack.store.mask import AnalysisMask, given_mask
@@ -42,7 +43,7 @@ def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None 
     -------
     xarray.Dataset
         Maps (subject, x, y, z) as Dask arrays, chunked as they are stored; covariates as coordinates along `subject`;
-        `mask` and `n_valid` (x, y, z); x, y, z in mm.
+        `mask` and `n_valid` (x, y, z), whose attribute `n_subjects` says of how many it was counted; x, y, z in mm.
 
     Raises
     ------
@@ -115,7 +116,7 @@ def _decoded(location: Location, store: Store, published: Published, kinds: tupl
             raise StoreError(f"{location} is damaged: subjects have lost their labels.")
     except (RuntimeError, ValueError, KeyError) as error:
         raise StoreError(f"{location} is damaged: its labels cannot be read ({error}).") from error
-    return dataset
+    return with_counted_subjects(dataset)
 
 
 def from_arrays(
@@ -178,7 +179,7 @@ def from_arrays(
     cohort = cohort.assign_coords(mask=(SPACE, _mask(mask, arrays, grid)))
     if all(isinstance(array, np.ndarray) for array in arrays.values()):
         cohort = cohort.assign(n_valid=(SPACE, _n_valid(arrays)))
-    return annotate(cohort, "cohort", provenance=record("from_arrays"))
+    return with_counted_subjects(annotate(cohort, "cohort", provenance=record("from_arrays")))
 
 
 def _floating(array: ArrayLike | da.Array) -> NDArray[np.floating] | da.Array:
