@@ -1,5 +1,6 @@
 """Figures show what they are given."""
 
+import re
 from typing import Any
 
 import nibabel as nib
@@ -145,6 +146,25 @@ def test_coverage(tmp_path: Any) -> None:
     folder = vx.simulate_cohort(tmp_path / "sim", n_subjects=4, resolution=12)
     stored = vx.stack(folder / "participants.tsv", tmp_path / "c.zarr", maps={"effect": "effect_path"}, mask=0.5)
     assert "share of 4 subjects with data" in texts(vx.figures.plot_coverage(stored))
+    others = xr.concat([stored, stored], "subject", data_vars="minimal", coords="minimal", compat="override")
+    for changed in (stored.isel(subject=[0, 2]), others):
+        assert changed["n_valid"].max() == 4
+        with pytest.raises(InputError, match=r"n_valid was not counted for the [28] subjects of this cohort"):
+            vx.figures.plot_coverage(changed)
+
+
+def test_coverage_of_a_selection_can_be_counted_anew() -> None:
+    data = cohort()
+    assert "share of 8 subjects with data" in texts(vx.figures.plot_coverage(data))
+    two = data.isel(subject=[0, 1])
+    with pytest.raises(InputError, match="count anew") as refused:
+        vx.figures.plot_coverage(two)
+    advice = re.search(r"plot_slices\((.*)\)\.$", str(refused.value))
+    assert advice
+    share = eval(advice[1], {"cohort": two})
+    assert share.min() == 0.5
+    assert share.max() == 1
+    vx.figures.plot_slices(share)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from voxstack.figures.drawing import (
 )
 from voxstack.grid import Grid
 from voxstack.inference.options import check_number
-from voxstack.schema import SPACE, SUBJECT
+from voxstack.schema import SPACE, SUBJECT, map_names
+from voxstack.store.coverage import counts_other_subjects
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,9 +112,20 @@ def plot_coverage(cohort: xr.Dataset, *, background: Background | None = None) -
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        The cohort does not count its subjects with data, or did so for others than it has now.
     """
     if "n_valid" not in cohort.variables:
         raise InputError("The cohort does not count its valid subjects (n_valid): open a stored one.")
+    if counts_other_subjects(cohort):
+        raise InputError(
+            f"n_valid was not counted for the {cohort.sizes[SUBJECT]} subjects of this cohort, but before some were "
+            "selected or added. Plot the cohort as it was opened, or count anew: "
+            f"plot_slices(cohort[{map_names(cohort)[0]!r}].notnull().mean('subject').compute())."
+        )
     share = cohort["n_valid"] / cohort.sizes[SUBJECT]
     return plot_slices(
         share.where(share > 0),
