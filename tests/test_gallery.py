@@ -55,7 +55,7 @@ def localizer(folder: Path, n: int, *, contrast: str, seed: int, lacking: tuple[
         "participant_id": people,
         "age": [*rng.integers(18, 50, n - 1).tolist(), None],
         "sex": rng.permutation(["F", "M"] * n)[:n].tolist(),
-        "site": ["SHFJ", "Neurospin"] * (n // 2),
+        "site": np.resize(["SHFJ", "Neurospin"], n).tolist(),
         "pseudo": [None, *rng.normal(17.7, 3.5, n - 1).round().tolist()],
     }
     return {"cmaps": paths, "tmaps": paths, "ext_vars": table}

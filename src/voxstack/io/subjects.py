@@ -56,11 +56,13 @@ class Given:
         if hasattr(self.participants, "compute_contrast"):
             raise InputError("One first-level model is no cohort: give a list of fitted ones, one for each subject.")
         if are_models(self.participants):
-            self._refuse("first-level models", "maps", "entities")
+            kind = type(self.participants).__name__
+            self._refuse("first-level models", "entities")
+            self._refuse(f"first-level models; it needs a DataFrame or the path of a table, not a {kind}", "maps")
             subjects = of_models(self.participants, self.first_level_contrast, self.label)
             return self._checked(subjects, "The list of first-level models"), Path.cwd()
         if (folder := _folder(self.participants)) is not None:
-            self._refuse("a folder of derivatives", "maps")
+            self._refuse(f"a folder of derivatives; it needs a table, and there is none {folder}, but a folder", "maps")
             subjects = of_derivatives(folder, self._entities(), self.label)
             return self._checked(subjects, f"The folder {folder}"), folder
         self._refuse_missing_folder()
