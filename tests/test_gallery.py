@@ -39,7 +39,7 @@ def test_example_finds_its_truth(name: str, tmp_path: Path) -> None:
 
 
 def localizer(folder: Path, n: int, *, contrast: str, seed: int, lacking: tuple[int, ...] = ()) -> dict[str, Any]:
-    """What ``fetch_localizer_contrasts`` gives: a table, and maps in a folder for each person, where some lack theirs."""
+    """What ``fetch_localizer_contrasts`` gives: a table, and maps in a folder for each person; some lack theirs."""
     made = vx.simulate_cohort(folder / f"made-{seed}", n_subjects=n, resolution=6, seed=seed)
     people = [f"S{i + 1:02d}" for i in range(n)]
     maps = []
@@ -56,6 +56,35 @@ def test_association_of_downloaded_maps(tmp_path: Path) -> None:
     given = localizer(tmp_path, 12, contrast="LeftAuditoryClick", seed=1, lacking=(5,))
     said = downloaded(tmp_path, "association_test.py", fetch_localizer_contrasts=[given])
     assert "10 of 11 people have a score" in said
+
+
+def test_means_of_downloaded_maps(tmp_path: Path) -> None:
+    said = downloaded(
+        tmp_path,
+        "one_sample_test.py",
+        fetch_localizer_contrasts=[localizer(tmp_path, 10, contrast="LeftVsRight", seed=2, lacking=(3,))],
+    )
+    assert "9 people" in said
+    assert "512 relabellings, exhaustive: True" in said
+
+
+def test_pairs_of_downloaded_maps(tmp_path: Path) -> None:
+    """Maps of two contrasts alternate, and who lacks one of them is left out."""
+    both = [
+        localizer(tmp_path, 8, contrast=contrast, seed=3 + i, lacking=lacking)
+        for i, (contrast, lacking) in enumerate([("VerticalCheckerboard", (2,)), ("HorizontalCheckerboard", ())])
+    ]
+    given = both[0] | {"cmaps": sorted(both[0]["cmaps"] + both[1]["cmaps"])}
+    said = downloaded(tmp_path, "two_sample_test.py", fetch_localizer_contrasts=[given])
+    assert "14 maps of 7 people" in said
+    assert "128 distinct relabellings" in said
+
+
+def test_walk_through_downloaded_maps(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 9, contrast="LeftVsRight", seed=5)
+    said = downloaded(tmp_path, "button_press.py", fetch_localizer_contrasts=[given])
+    assert "9 people, the first of them S01" in said
+    assert "report.html" in said
 
 
 def downloaded(folder: Path, name: str, **fetched: list[dict[str, Any]]) -> str:
