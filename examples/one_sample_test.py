@@ -159,15 +159,13 @@ for name in STATISTICS:
 cuts = (-24, 24, 54) if not download else 4
 for name in STATISTICS:
     p = tests[f"{name}_p_fwe"].sel(contrast="left-right")
-    if (p <= 0.05).any():
-        vx.figures.plot_slices(p, threshold=-np.log10(0.05), vmax=3, cuts=cuts, title=f"{name}: -log10 of corrected p")
+    vx.figures.plot_slices(p, threshold=-np.log10(0.05), vmax=3, cuts=cuts, title=f"{name}: -log10 of corrected p")
 
 # %%
 # p has no sign. The map of t, where TFCE is significant, shows which hand it is:
 
 shown = tests.stat.sel(contrast="left-right").where(found["tfce"].significant)
-if shown.notnull().any():
-    vx.figures.plot_glass_brain(shown, title="t where TFCE is significant: left hand red, right hand blue")
+vx.figures.plot_glass_brain(shown, title="t where TFCE is significant: left hand red, right hand blue")
 
 # %%
 # Voxels answer for themselves: at each one that is found there is an effect, but for a chance of 5% that any of them

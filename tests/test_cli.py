@@ -240,6 +240,7 @@ class TestMistakes:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
+            ("stack {s}/sim/participants.tsv {t}/c", "(--map effect=effect_path)"),
             ("stack {s}/none.tsv {t}/c --map effect=effect_path", "There is no participants table {s}/none.tsv"),
             ("stack {s}/sim/participants.tsv {t}/c --map effect=paht", "'paht' is neither a column of the table"),
             ("stack {s}/sim/participants.tsv {t}/c --map effect", "write --map NAME=VALUE"),
@@ -297,7 +298,7 @@ class TestMistakes:
         ("arguments", "says"),
         [
             ("stak", "There is no command 'stak'; there are demo, simulate, stack, info, fit, permute, "),
-            ("stack a.tsv b.zarr", "Missing option '--map'"),
+            ("stack a.tsv", "Missing argument 'STORE'"),
             ("fit a.zarr --contrast age --output o", "Missing option '--design'"),
             ("fit a.zarr --design ~1 --contrast age --output o --missing some", "'some' is not one of"),
             ("info", "Missing argument 'STORE'"),

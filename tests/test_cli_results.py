@@ -135,6 +135,22 @@ def test_maps_of_our_own_say_what_they_are(study: Path, tmp_path: Path) -> None:
         vx.read_map(study / "fit" / "contrast-mean_stat-p_statmap.nii.gz", kind="z")
 
 
+def test_maps_of_our_own_that_cannot_be_tested_are_refused(study: Path, tmp_path: Path) -> None:
+    for name in ("effect", "variance"):
+        path = study / "fit" / f"contrast-mean_stat-{name}_statmap.nii.gz"
+        with pytest.raises(vx.errors.InputError, match=f"is a map of '{name}' by its name.*kind='z'"):
+            vx.read_map(path)
+        assert "p_value" in vx.read_map(path, kind="z")  # users may know better
+    with pytest.raises(vx.errors.InputError, match="is a map of 'clusterextent'"):
+        vx.read_map(study / "permuted" / "contrast-mean_stat-clusterextent_statmap.nii.gz")
+    assert vx.read_map(study / "permuted" / "contrast-mean_stat-voxel_desc-uncorrected_p.nii.gz")["p_value"].max() <= 1
+    succeed("threshold", study / "fit", "--alpha", "0.9", "--output", tmp_path / "out")
+    for what in ("thresholdedfdr_statmap", "significantfdr_mask"):
+        for kind in (None, "z"):
+            with pytest.raises(vx.errors.InputError, match="Read the unthresholded map"):
+                vx.read_map(tmp_path / "out" / f"contrast-mean_stat-z_desc-{what}.nii.gz", kind=kind)
+
+
 def test_few_relabellings_are_too_coarse_for_other_corrections(study: Path) -> None:
     permuted = vx.open_results(study / "permuted" / "results.zarr")
     with pytest.warns(vx.errors.VoxstackWarning, match="correction='fwe'"):

@@ -1,5 +1,6 @@
 """Figures show what they are given."""
 
+import re
 from typing import Any
 
 import nibabel as nib
@@ -51,6 +52,17 @@ def test_maps_of_p_are_drawn_as_their_logarithm() -> None:
     assert "-log10 of the uncorrected p-value: map" in texts(figure)
     values = np.unique(drawn(result["p_value"].sel(contrast="map")))
     np.testing.assert_allclose(values, [-np.log10(0.5), 6])  # p = 0 as far as the others
+
+
+def test_where_nothing_is_left_brains_are_drawn_empty() -> None:
+    maps = cohort()["effect"]
+    assert "effect" in texts(vx.figures.plot_montage(maps, threshold=99))
+    vx.figures.plot_glass_brain(maps.isel(subject=1), threshold=99)
+    vx.figures.plot_slices(maps.isel(subject=1), threshold=99)
+    nothing = maps.isel(subject=2).where(False)  # as of a contrast in which nothing is significant
+    vx.figures.plot_glass_brain(nothing)
+    figure = vx.figures.plot_slices(nothing, cuts=3)
+    assert [text for text in texts(figure).split("\n") if text.startswith("z=")] == ["z=30", "z=60", "z=90"]
 
 
 @pytest.mark.parametrize("code", [0, 4])
@@ -170,13 +182,31 @@ def test_coverage(tmp_path: Any) -> None:
     folder = vx.simulate_cohort(tmp_path / "sim", n_subjects=4, resolution=12)
     stored = vx.stack(folder / "participants.tsv", tmp_path / "c.zarr", maps={"effect": "effect_path"}, mask=0.5)
     assert "share of 4 subjects with data" in texts(vx.figures.plot_coverage(stored))
+    others = xr.concat([stored, stored], "subject", data_vars="minimal", coords="minimal", compat="override")
+    for changed in (stored.isel(subject=[0, 2]), others):
+        assert changed["n_valid"].max() == 4
+        with pytest.raises(InputError, match=r"n_valid was not counted for the [28] subjects of this cohort"):
+            vx.figures.plot_coverage(changed)
+
+
+def test_coverage_of_a_selection_can_be_counted_anew() -> None:
+    data = cohort()
+    assert "share of 8 subjects with data" in texts(vx.figures.plot_coverage(data))
+    two = data.isel(subject=[0, 1])
+    with pytest.raises(InputError, match="count anew") as refused:
+        vx.figures.plot_coverage(two)
+    advice = re.search(r"plot_slices\((.*)\)\.$", str(refused.value))
+    assert advice
+    share = eval(advice[1], {"cohort": two})
+    assert share.min() == 0.5
+    assert share.max() == 1
+    vx.figures.plot_slices(share)
 
 
 @pytest.mark.parametrize(
     ("call", "says"),
     [
         (lambda data, f: f.plot_glass_brain(data["effect"]), "has the dimensions x, y and z"),
-        (lambda data, f: f.plot_slices(data["effect"][0] * np.nan), "holds no value"),
         (lambda data, f: f.plot_montage(data["effect"], subjects=["nobody"]), "no subject nobody"),
         (lambda data, f: f.plot_montage(data["effect"][0]), "dimensions subject, x, y and z"),
         (lambda data, f: f.plot_effect(data, "iq", (0, 0, 0)), "no covariate 'iq'"),

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import dask
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 import voxstack as vx
 from small_cohorts import AFFINE, MAPS, SHAPE, noise, save
-from voxstack.errors import InputError
+from voxstack.errors import GridMismatch, InputError
 
 
 class TestFromArrays:
@@ -58,6 +59,25 @@ class TestFromArrays:
         assert vx.from_arrays({"effect": lazy}, affine=AFFINE)["mask"].values.all()
         mask = noise(1)[0] > 0
         np.testing.assert_array_equal(vx.from_arrays({"effect": lazy}, affine=AFFINE, mask=mask)["mask"], mask)
+
+    def test_mask_of_an_image_lies_where_its_affine_says(self, tmp_path: Path) -> None:
+        mask = np.zeros(SHAPE, dtype=bool)
+        mask[0, 1:] = True
+        flipped = AFFINE @ np.diag([-1.0, 1, 1, 1])
+        flipped[:3, 3] = (AFFINE @ [SHAPE[0] - 1, 0, 0, 1])[:3]
+        image = nib.Nifti1Image(mask[::-1].astype("uint8"), flipped)
+        image.to_filename(tmp_path / "left.nii")
+        for given in (image, tmp_path / "left.nii", str(tmp_path / "left.nii")):
+            cohort = vx.from_arrays({"effect": noise(3)}, affine=AFFINE, mask=given)
+            np.testing.assert_array_equal(cohort["mask"], mask)
+
+    def test_mask_elsewhere_is_refused(self) -> None:
+        far = nib.Nifti1Image(np.ones(SHAPE, "uint8"), AFFINE + 500 * np.eye(4, k=3))
+        with pytest.raises(InputError, match="does not overlap the maps"):
+            vx.from_arrays({"effect": noise(3)}, affine=AFFINE, mask=far)
+        labelled = vx.from_arrays({"effect": noise(3)}, affine=AFFINE)["mask"]
+        with pytest.raises(GridMismatch, match="differ along x"):
+            vx.from_arrays({"effect": noise(3)}, affine=AFFINE, mask=labelled.isel(x=slice(None, None, -1)))
 
     @pytest.mark.parametrize(
         ("change", "says"),

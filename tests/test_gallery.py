@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 import voxstack as vx
@@ -48,14 +50,59 @@ def localizer(folder: Path, n: int, *, contrast: str, seed: int, lacking: tuple[
         maps[-1].parent.mkdir(exist_ok=True)
         path.rename(maps[-1])
     paths = [str(path) for i, path in enumerate(maps) if i not in lacking]
-    scores = np.random.default_rng(seed).normal(60, 12, n).round(1).tolist()
-    return {"cmaps": paths, "tmaps": paths, "ext_vars": {"participant_id": people, "pseudo": [None, *scores[1:]]}}
+    rng = np.random.default_rng(seed)
+    table = {
+        "participant_id": people,
+        "age": [*rng.integers(18, 50, n - 1).tolist(), None],
+        "sex": rng.permutation(["F", "M"] * n)[:n].tolist(),
+        "site": ["SHFJ", "Neurospin"] * (n // 2),
+        "pseudo": [None, *rng.normal(17.7, 3.5, n - 1).round().tolist()],
+    }
+    return {"cmaps": paths, "tmaps": paths, "ext_vars": table}
 
 
 def test_association_of_downloaded_maps(tmp_path: Path) -> None:
     given = localizer(tmp_path, 12, contrast="LeftAuditoryClick", seed=1, lacking=(5,))
     said = downloaded(tmp_path, "association_test.py", fetch_localizer_contrasts=[given])
     assert "10 of 11 people have a score" in said
+
+
+def test_designs_of_downloaded_people(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 20, contrast="AuditorySentences", seed=2, lacking=(3,))
+    said = downloaded(tmp_path, "second_level_design_matrix.py", fetch_localizer_contrasts=[given])
+    assert "18 people; left out: S20" in said
+
+
+def language_localizer(folder: Path, n: int) -> Path:
+    """A data set of BIDS, laid out as that of ``fetch_language_localizer_demo_dataset``."""
+    rng = np.random.default_rng(3)
+    events = pd.DataFrame({"onset": np.arange(0, 80, 10), "duration": 10, "trial_type": ["language", "string"] * 4})
+    shape = 17, 18, 16
+    brain = np.zeros((*shape, 1))
+    brain[3:-3, 3:-3, 3:-3] = 1
+    for label in (f"sub-{i + 1:02d}" for i in range(n)):
+        raw, derived = folder / label / "func", folder / "derivatives" / label / "func"
+        raw.mkdir(parents=True)
+        derived.mkdir(parents=True)
+        stem = f"{label}_task-languagelocalizer"
+        events.to_csv(raw / f"{stem}_events.tsv", sep="\t", index=False)
+        series = brain * (100 + rng.normal(size=(*shape, 40)))
+        image = nib.Nifti1Image(series.astype(np.float32), np.diag([4.5, 4.5, 4.5, 1]))
+        image.header.set_zooms((4.5, 4.5, 4.5, 2.0))
+        image.to_filename(derived / f"{stem}_desc-preproc_bold.nii.gz")
+        told = {"RepetitionTime": 2.0, "StartTime": 0.0, "SkullStripped": False}
+        (derived / f"{stem}_desc-preproc_bold.json").write_text(json.dumps(told), encoding="utf-8")
+        motion = pd.DataFrame({"RotX": rng.normal(size=40)})
+        motion.to_csv(derived / f"{stem}_desc-confounds_regressors.tsv", sep="\t", index=False)
+    return folder
+
+
+def test_first_level_models_of_a_downloaded_data_set(tmp_path: Path) -> None:
+    folder = str(language_localizer(tmp_path / "bids", 6))
+    given = [{"data_dir": folder}]
+    said = downloaded(tmp_path, "from_first_level_models.py", fetch_language_localizer_demo_dataset=given)
+    assert "6 models: 01, 02, 03, 04, 05, 06" in said
+    assert "64 sign flips, exhaustive: True" in said
 
 
 def test_means_of_downloaded_maps(tmp_path: Path) -> None:
@@ -81,9 +128,9 @@ def test_pairs_of_downloaded_maps(tmp_path: Path) -> None:
 
 
 def test_walk_through_downloaded_maps(tmp_path: Path) -> None:
-    given = localizer(tmp_path, 9, contrast="LeftVsRight", seed=5)
+    given = localizer(tmp_path, 10, contrast="LeftVsRight", seed=5)
     said = downloaded(tmp_path, "button_press.py", fetch_localizer_contrasts=[given])
-    assert "9 people, the first of them S01" in said
+    assert "10 people, the first of them S01" in said
     assert "report.html" in said
 
 

@@ -73,6 +73,23 @@ class TestSelection:
     def test_nearest_position(self, cohort: xr.Dataset) -> None:
         assert cohort.sel(x=5.9, z=-100, method="nearest")["effect"].identical(cohort.sel(x=4, z=0)["effect"])
 
+    @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("method", [None, "nearest"])
+    def test_what_is_no_position_is_refused(self, cohort: xr.Dataset, bad: float, method: Any) -> None:
+        for wanted in (bad, [4.0, bad]):
+            with pytest.raises(InputError, match=r"along x must be a number of mm, not -?(nan|inf)"):
+                cohort.sel(x=wanted, method=method)
+
+    def test_ends_of_a_slice_are_numbers_or_infinite(self, cohort: xr.Dataset) -> None:
+        assert cohort.sel(x=slice(-np.inf, np.inf)).sizes == cohort.sizes
+        with pytest.raises(InputError, match="ends of a slice of x must be numbers"):
+            cohort.sel(x=slice(np.nan, 4))
+
+    @pytest.mark.parametrize("at", [(np.nan, 10, 0), (0, np.inf, 0), (0, 10, None), ("x", 10, 0)])
+    def test_at_mm_of_what_is_no_position_is_refused(self, cohort: xr.Dataset, at: Any) -> None:
+        with pytest.raises(InputError, match="three numbers in mm, not"):
+            vx.at_mm(cohort, *at)
+
     @pytest.mark.parametrize("ends", [(-4, 4), (4, -4), (-5.9, 5.9), (4.0005, -4.0005)])
     def test_slice_takes_both_ends_whichever_way_it_is_written(
         self, cohort: xr.Dataset, ends: tuple[float, float]

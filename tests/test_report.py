@@ -92,6 +92,18 @@ def opened(browser: Any, page_file: Path) -> Iterator[Any]:
     page.close()
 
 
+def test_coverage_of_other_subjects_is_left_out(tmp_path: Path) -> None:
+    cohort, results = cohort_and_results()
+    some = cohort.isel(subject=slice(0, 9))
+    pages = [vx.report(results[0], tmp_path / f"{len(one.subject)}.html", cohort=one) for one in (cohort, some)]
+    shown, left_out = (Path(page).read_text() for page in pages)
+    assert "voxels that some subjects lack" in shown
+    assert "Share of subjects with data" in shown
+    assert "voxels that some subjects lack" not in left_out
+    assert "Share of subjects with data" not in left_out
+    assert "counted for other subjects" in left_out
+
+
 class TestInABrowser:
     def test_text_of_users_is_shown_and_does_nothing(self, opened: Any) -> None:
         assert opened.title() == f"A study {NASTY}"

@@ -87,6 +87,9 @@ class GridIndex(PandasIndex):
         wanted = np.asarray(getattr(label, "data", label))
         if wanted.dtype.kind not in "iuf" or method not in (None, "nearest") or not len(self.index):
             return super().sel(labels, method=method, tolerance=tolerance)
+        if not np.isfinite(wanted).all():
+            odd = wanted[~np.isfinite(wanted)][0]
+            raise InputError(f"A position along {name} must be a number of mm, not {odd:g}.")
         positions = np.asarray(self.index, float)
         nearest = np.abs(positions[:, None] - wanted.ravel()).argmin(axis=0).reshape(wanted.shape)
         within = TOLERANCE_MM if method is None and tolerance is None else tolerance
@@ -106,6 +109,8 @@ class GridIndex(PandasIndex):
         if span.start is None and span.stop is None:
             return slice(None)
         ends = (-np.inf if span.start is None else span.start, np.inf if span.stop is None else span.stop)
+        if np.isnan(ends).any():
+            raise InputError(f"The ends of a slice of {self.dim} must be numbers of mm, not nan.")
         positions = np.asarray(self.index, float)
         inside = (positions >= min(ends) - TOLERANCE_MM) & (positions <= max(ends) + TOLERANCE_MM)
         return np.flatnonzero(inside)
@@ -288,9 +293,15 @@ def at_mm(data: xr.Dataset, x: float, y: float, z: float) -> xr.Dataset:
     Raises
     ------
     InputError
-        The position lies more than half a voxel outside the grid.
+        The position lies more than half a voxel outside the grid, or is no number.
     """
     grid = Grid.from_dataset(data)
+    try:
+        finite = bool(np.isfinite(np.asarray([x, y, z], float)).all())
+    except (TypeError, ValueError):
+        finite = False
+    if not finite:
+        raise InputError(f"A position is three numbers in mm, not ({x}, {y}, {z}).")
     voxel = nib.affines.apply_affine(np.linalg.inv(grid.affine), [x, y, z])
     nearest = np.rint(voxel).astype(int)
     if np.any(np.abs(voxel - (np.asarray(grid.shape) - 1) / 2) > np.asarray(grid.shape) / 2 + 1e-6):

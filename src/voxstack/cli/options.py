@@ -107,7 +107,7 @@ def named(texts: tuple[str, ...], option: str) -> dict[str, str]:
             refuse_credentials(text)
         if not (equals and name.strip() and value.strip()):
             raise InputError(f"{option} {text!r}: write {option} NAME=VALUE.")
-    return _unique([(name.strip(), value.strip()) for name, _, value in pairs], option)
+    return unique([(name.strip(), value.strip()) for name, _, value in pairs], option)
 
 
 def contrasts(t_contrasts: tuple[str, ...], f_contrasts: tuple[str, ...]) -> dict[str, str | list[str]]:
@@ -119,7 +119,7 @@ def contrasts(t_contrasts: tuple[str, ...], f_contrasts: tuple[str, ...]) -> dic
         name, expressions = _split(text)
         rows = [row.strip() for row in _outer_commas(expressions)]
         pairs.append((name, rows))
-    return _unique(pairs, "--contrast")
+    return unique(pairs, "--contrast")
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -143,7 +143,8 @@ def _outer_commas(text: str) -> list[str]:
 Value = TypeVar("Value")
 
 
-def _unique(pairs: list[tuple[str, Value]], option: str) -> dict[str, Value]:
+def unique(pairs: list[tuple[str, Value]], option: str) -> dict[str, Value]:
+    """Names with their values; an error where an option names one twice."""
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -6,7 +6,7 @@ import click
 
 from voxstack.cli.computing import Conditions, computing, planned, running
 from voxstack.cli.info import summary
-from voxstack.cli.options import named
+from voxstack.cli.options import named, unique
 from voxstack.cli.storage import READ, read_options, with_storage_options
 from voxstack.errors import InputError
 from voxstack.io.subjects import Given
@@ -28,7 +28,8 @@ from voxstack.store.stack import requested, stack
 )
 @click.option("--first-level-contrast", metavar="NAME", help="The map_name of nilearn's table, or the entity contrast.")
 @click.option("--entity", "entities", multiple=True, metavar="KEY=VALUE",
-              help="Of the maps in a folder of derivatives, such as task=stopsignal. May be repeated.")  # fmt: skip
+              help="Of the maps in a folder of derivatives, such as task=stopsignal; several values with commas, "
+              "none for maps without it. May be repeated.")  # fmt: skip
 @click.option("--covariates", type=READ, metavar="TABLE",
               help="Of the subjects; by default a folder's participants.tsv.")  # fmt: skip
 @click.option("--label", default="participant_id", show_default=True, help="Column of the subject labels.")
@@ -90,7 +91,7 @@ def command(
     A call that was stopped, in whatever way, goes on when it is called again.
     """
     with running(conditions, going_on="The batches that are done are kept: the same command goes on from there."):
-        options |= {"maps": named(maps, "--map") or None, "entities": named(entities, "--entity") or None}
+        options |= {"maps": named(maps, "--map") or None, "entities": _entities(entities)}
         options |= {"mask": _mask(mask), "smoothing_fwhm": _widths(smoothing_fwhm), "storage_options": storage_options}
         if explain:
             click.echo(_explained(participants, store, **options))
@@ -116,6 +117,18 @@ def _explained(participants: str, store: str, *, break_lock: bool, **options: An
         shard=request.sharded,
     )
     return plan.explain("stack")
+
+
+def _entities(texts: tuple[str, ...]) -> dict[str, list[str]] | None:
+    """``KEY=VALUE,VALUE``, and ``KEY=`` for maps without that entity."""
+    pairs = [text.partition("=") for text in texts]
+    for (key, equals, _), text in zip(pairs, texts, strict=True):
+        if not (equals and key.strip()):
+            raise InputError(f"--entity {text!r}: write --entity KEY=VALUE.")
+    found = unique(
+        [(key.strip(), [value.strip() for value in values.split(",")]) for key, _, values in pairs], "--entity"
+    )
+    return found or None
 
 
 def _mask(text: str) -> str | float:

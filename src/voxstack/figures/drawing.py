@@ -1,6 +1,8 @@
 """What all figures need: the libraries that draw, and maps as images."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import nibabel as nib
@@ -37,12 +39,18 @@ def drawing() -> Drawing:
     return Drawing(plt, plotting)
 
 
+@contextmanager
+def nothing_may_pass() -> Iterator[None]:
+    """An empty picture says that nothing passes its threshold, and nilearn need not warn of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="empty mask", category=UserWarning)
+        yield
+
+
 def check_map(stat_map: xr.DataArray) -> None:
-    """Refuse what is not a single map, or holds nothing."""
+    """Refuse what is not a single map."""
     if set(stat_map.dims) != set(SPACE):
         raise InputError(f"A map has the dimensions x, y and z, not {stat_map.dims}. Select one, such as a contrast.")
-    if not stat_map.notnull().any():
-        raise InputError("The map holds no value: every voxel is missing.")
 
 
 def drawn(stat_map: xr.DataArray) -> xr.DataArray:
@@ -71,9 +79,12 @@ def within(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return clipped
 
 
-def colours_of(stat_map: xr.DataArray) -> dict[str, Any]:
+def colours_of(stat_map: xr.DataArray, vmax: float | None) -> dict[str, Any]:
     """Options of nilearn: diverging colours where there are two signs, and rising ones elsewhere."""
-    return {} if float(stat_map.min()) < 0 else {"cmap": "inferno", "symmetric_cbar": False}
+    if vmax is None and not np.nan_to_num(stat_map).any():
+        vmax = 1.0  # of a map in which nothing is significant, which has no largest value
+    signs = {} if float(stat_map.min()) < 0 else {"cmap": "inferno", "symmetric_cbar": False}
+    return {"vmax": vmax, **signs}
 
 
 def template_for(image: nib.Nifti1Image, background: Any) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from voxstack.errors import InputError
-from voxstack.figures.drawing import check_map, colours_of, drawing, drawn, image_of, label, title_of
+from voxstack.figures.drawing import check_map, colours_of, drawing, drawn, image_of, label, nothing_may_pass, title_of
 from voxstack.inference.options import check_number
 from voxstack.schema import SPACE, SUBJECT
 
@@ -39,19 +39,19 @@ def plot_glass_brain(
     check_map(stat_map)
     shown = drawn(stat_map)
     figure = plt.figure(figsize=(10.4, 2.9))
-    plotting.plot_glass_brain(
-        image_of(shown),
-        threshold=max(threshold, np.finfo(float).tiny),
-        display_mode="lyrz",
-        plot_abs=False,
-        colorbar=True,
-        resampling_interpolation="nearest",
-        vmax=vmax,
-        figure=figure,
-        axes=(0, 0, 1, 0.86),
-        black_bg=False,
-        **colours_of(shown),
-    )
+    with nothing_may_pass():
+        plotting.plot_glass_brain(
+            image_of(shown),
+            threshold=max(threshold, np.finfo(float).tiny),
+            display_mode="lyrz",
+            plot_abs=False,
+            colorbar=True,
+            resampling_interpolation="nearest",
+            figure=figure,
+            axes=(0, 0, 1, 0.86),
+            black_bg=False,
+            **colours_of(shown, vmax),
+        )
     figure.suptitle(title_of(shown) if title is None else title, x=0.01, ha="left")
     drawn_figure: Figure = figure
     return drawn_figure
@@ -105,16 +105,17 @@ def plot_montage(
     for axis, name, number in zip(axes.ravel(), wanted, range(len(wanted)), strict=False):
         one = chosen.isel({SUBJECT: number})
         axis.set_title(label(name, 24), fontsize=9)
-        plotting.plot_glass_brain(
-            image_of(one),
-            threshold=max(threshold, np.finfo(float).tiny),
-            display_mode="z",
-            plot_abs=False,
-            colorbar=False,
-            vmax=vmax,
-            axes=axis,
-            black_bg=False,
-        )
+        with nothing_may_pass():
+            plotting.plot_glass_brain(
+                image_of(one),
+                threshold=max(threshold, np.finfo(float).tiny),
+                display_mode="z",
+                plot_abs=False,
+                colorbar=False,
+                vmax=vmax,
+                axes=axis,
+                black_bg=False,
+            )
     figure.suptitle(f"{label(maps.name)}, colours from {-vmax:.3g} to {vmax:.3g}", x=0.01, ha="left")
     drawn_figure: Figure = figure
     return drawn_figure

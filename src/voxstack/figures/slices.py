@@ -9,10 +9,20 @@ import numpy as np
 import xarray as xr
 
 from voxstack.errors import InputError
-from voxstack.figures.drawing import check_map, colours_of, drawing, drawn, image_of, template_for, title_of
+from voxstack.figures.drawing import (
+    check_map,
+    colours_of,
+    drawing,
+    drawn,
+    image_of,
+    nothing_may_pass,
+    template_for,
+    title_of,
+)
 from voxstack.grid import Grid
 from voxstack.inference.options import check_number
-from voxstack.schema import SPACE, SUBJECT
+from voxstack.schema import SPACE, SUBJECT, map_names
+from voxstack.store.coverage import counts_other_subjects
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,20 +80,20 @@ def plot_slices(
     else:
         positions = [float(p) for p in cuts]
     figure = plt.figure(figsize=(1.9 * len(positions) + 0.8, 2.9))
-    plotting.plot_stat_map(
-        image,
-        bg_img=template_for(image, background),
-        threshold=max(threshold, np.finfo(float).tiny),
-        display_mode=direction,
-        cut_coords=positions,
-        vmax=vmax,
-        figure=figure,
-        axes=(0, 0, 1, 0.86),  # nilearn would write the title over the first slice
-        draw_cross=False,
-        resampling_interpolation="nearest",  # of oblique grids: nothing is drawn but values of the map
-        black_bg=False,
-        **colours_of(shown),
-    )
+    with nothing_may_pass():
+        plotting.plot_stat_map(
+            image,
+            bg_img=template_for(image, background),
+            threshold=max(threshold, np.finfo(float).tiny),
+            display_mode=direction,
+            cut_coords=positions,
+            figure=figure,
+            axes=(0, 0, 1, 0.86),  # nilearn would write the title over the first slice
+            draw_cross=False,
+            resampling_interpolation="nearest",  # of oblique grids: nothing is drawn but values of the map
+            black_bg=False,
+            **colours_of(shown, vmax),
+        )
     figure.suptitle(title_of(shown) if title is None else title, x=0.01, ha="left")
     drawn_figure: Figure = figure
     return drawn_figure
@@ -102,9 +112,20 @@ def plot_coverage(cohort: xr.Dataset, *, background: Background | None = None) -
     Returns
     -------
     matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        The cohort does not count its subjects with data, or did so for others than it has now.
     """
     if "n_valid" not in cohort.variables:
         raise InputError("The cohort does not count its valid subjects (n_valid): open a stored one.")
+    if counts_other_subjects(cohort):
+        raise InputError(
+            f"n_valid was not counted for the {cohort.sizes[SUBJECT]} subjects of this cohort, but before some were "
+            "selected or added. Plot the cohort as it was opened, or count anew: "
+            f"plot_slices(cohort[{map_names(cohort)[0]!r}].notnull().mean('subject').compute())."
+        )
     share = cohort["n_valid"] / cohort.sizes[SUBJECT]
     return plot_slices(
         share.where(share > 0),
@@ -116,6 +137,7 @@ def plot_coverage(cohort: xr.Dataset, *, background: Background | None = None) -
 
 def _cuts(stat_map: xr.DataArray, axis: int, n_slices: int) -> list[float]:
     """Positions in world mm spread evenly over the part of the map that holds values."""
-    voxels = np.argwhere(stat_map.transpose(*SPACE).notnull().values)
+    known = stat_map.transpose(*SPACE).notnull().values
+    voxels = np.argwhere(known | ~known.any())  # the whole grid, where nothing is known
     held = nib.affines.apply_affine(Grid.from_dataset(stat_map).affine, voxels)[:, axis]
     return [float(p) for p in np.unique(np.round(np.linspace(held.min(), held.max(), n_slices + 2)[1:-1]))]

@@ -20,8 +20,9 @@ from voxstack.kernels import clusters, hommel, pvalues
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import TIE, Alternative
 from voxstack.kernels.suprathreshold import Sides
-from voxstack.models.inputs import AnalysisMask, mask_inside
+from voxstack.models.inputs import mask_inside
 from voxstack.schema import SPACE, annotate
+from voxstack.store.mask import AnalysisMask
 
 Float = NDArray[np.float64]
 Labels = NDArray[np.int64]

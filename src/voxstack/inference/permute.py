@@ -31,7 +31,6 @@ from voxstack.kernels.exchangeability import Tree, tree_of
 from voxstack.kernels.pvalues import Alternative
 from voxstack.models.blueprint import Missing
 from voxstack.models.inputs import (
-    AnalysisMask,
     check_estimable,
     check_labels,
     check_rank,
@@ -45,6 +44,7 @@ from voxstack.plan.permutation import PermutationWork, Schedule
 from voxstack.run import means
 from voxstack.schema import SUBJECT, annotate, covariate_names, map_names
 from voxstack.store.location import Location
+from voxstack.store.mask import AnalysisMask
 
 
 def permutation_test(
@@ -211,9 +211,9 @@ def permutation_test(
     tested = parse_contrasts(contrasts, regressors, terms)
     check_estimable(tested, matrix.values, basis)
     cases = choose_cases(missing, min_subjects, len(matrix))
-    inside = mask_inside(cohort.drop_vars(map_names(cohort)), mask)
     labels = labels_of(cohort)
     kept = np.asarray(labels.isin(matrix[SUBJECT].values))
+    inside = mask_inside(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
     tree = _tree(blocks, cohort, kept)
     plan = Plan(
         list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), int(seed), precision, cases

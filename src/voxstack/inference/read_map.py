@@ -5,7 +5,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 import xarray as xr
@@ -18,8 +18,9 @@ from voxstack.io.places import Place, located
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
 from voxstack.kernels.pvalues import Alternative
-from voxstack.models.inputs import AnalysisMask, mask_inside
+from voxstack.models.inputs import mask_inside
 from voxstack.schema import SPACE, annotate
+from voxstack.store.mask import AnalysisMask
 
 
 def read_map(
@@ -40,8 +41,9 @@ def read_map(
     image
         A 3-D image, or its path or URL.
     kind
-        What it holds: "z", "t", "F" or "p". By default "z", unless the file's name says another one, as those of
-        `write_maps` do (``stat-t``, ``stat-F``, ``stat-p``): that one.
+        What it holds: "z", "t", "F" or "p". By default what the file's name says, as those of `write_maps` do
+        (``stat-z``, ``stat-t``, ``stat-F``, ``stat-p``), and "z" where it says nothing. A name that says something
+        else, such as ``stat-effect``, needs it.
     dof
         Residual degrees of freedom, of t and F; by default those that the file's JSON sidecar says, if there is one.
     dof_num
@@ -65,7 +67,8 @@ def read_map(
     Raises
     ------
     InputError
-        No such image or mask, several volumes, no degrees of freedom of t or F, or p-values outside of [0, 1].
+        No such image or mask, several volumes, no degrees of freedom of t or F, p-values outside of [0, 1], a map that
+        was thresholded by `threshold`, or one whose name says that it is none of these kinds.
     """
     place, mask = located(image, storage_options), located(mask, storage_options)
     kind, dof, dof_num = _said(place, kind, dof, dof_num)
@@ -128,9 +131,12 @@ def _said(
         stem = re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name)
         if kind is None and re.search(r"desc-fwe\w*_(p|log10p)$|log10p", stem):
             raise InputError(f"{path.name} holds corrected or logarithmic p-values, which cannot be tested again.")
-        named = re.search(r"(?:^|_)stat-(z|t|F|p)_", f"{stem}_")
-        found = named[1] if named else "p" if stem.endswith("_p") else None
-        kind = kind or cast("MapKind | None", found)  # one of the letters of the pattern
+        if re.search(r"(?:^|_)desc-(thresholded|significant)", stem):
+            raise InputError(
+                f"{path.name} holds only what passed a threshold, so the voxels that were tested are not known. Read "
+                "the unthresholded map."
+            )
+        kind = kind or _named(path.name, stem)
         sidecar = path.with_name(f"{stem}.json")
         if kind in ("t", "F") and sidecar.is_file():
             try:
@@ -140,3 +146,18 @@ def _said(
     if dof is None and isinstance(told.get("DegreesOfFreedom"), int | float):
         dof = float(told["DegreesOfFreedom"])
     return kind or "z", dof, int(told.get("NumeratorDegreesOfFreedom", 1)) if dof_num is None else dof_num
+
+
+def _named(name: str, stem: str) -> MapKind | None:
+    """What a file's name says that it holds; None where it says nothing."""
+    found = re.search(r"(?:^|_)stat-([^_]+)", stem)
+    if found and found[1] in get_args(MapKind):
+        return cast("MapKind", found[1])
+    if stem.endswith("_p"):  # of any statistic
+        return "p"
+    if found:
+        raise InputError(
+            f"{name} is a map of {found[1]!r} by its name. Maps of z, t, F and p can be read; if it is one, say which: "
+            "kind='z'."
+        )
+    return None

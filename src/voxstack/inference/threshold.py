@@ -25,8 +25,9 @@ from voxstack.io.places import located
 from voxstack.kernels import clusters, false_discovery
 from voxstack.kernels.neighbours import neighbours
 from voxstack.kernels.pvalues import TIE, Alternative, z_to_p
-from voxstack.models.inputs import AnalysisMask, described_mask, mask_inside
+from voxstack.models.inputs import described_mask, mask_inside
 from voxstack.schema import REGISTRY, SPACE
+from voxstack.store.mask import AnalysisMask
 
 _CRITICAL: Mapping[str, Callable[[NDArray[np.float64], float], float]] = {
     "none": lambda p, alpha: alpha,

@@ -4,21 +4,27 @@ A reader of file names of our own: entities are pairs ``key-value`` between unde
 PyBIDS indexes a whole dataset, its JSON files included, into a database before it answers, and brings along SQLAlchemy.
 """
 
+import os
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from voxstack.errors import InputError, listing
-from voxstack.io.first_level import EFFECT, VARIANCE, Subjects
+from voxstack.io.first_level import CONTRAST, EFFECT, VARIANCE, Subjects
 
-_STATS = (EFFECT, VARIANCE)  # as nilearn and others write them: stat-effect, stat-variance
 _IMAGE = re.compile(r"(?P<entities>(?:[A-Za-z]+-[A-Za-z0-9+]+_)+)statmap\.nii(?:\.gz)?")
+_STAT = "stat"  # whose values nilearn and others call effect and variance
 _ROWS = {"ses": "session", "run": "run"}  # of a subject there may be several of these
-_LONG = {"subject": "sub", "session": "ses"}
+_LONG = {
+    "subject": "sub", "session": "ses", "acquisition": "acq", "reconstruction": "rec", "direction": "dir",
+    "resolution": "res", "density": "den", "description": "desc",
+}  # fmt: skip
+_Wanted = Mapping[str, tuple[str, ...]]
+"""For each key the values that will do; an empty one stands for maps without that key."""
 
 
 class _Map(NamedTuple):
@@ -29,95 +35,177 @@ class _Map(NamedTuple):
         """Subject, and session and run where its name has them."""
         return tuple(self.entities.get(key, "") for key in ("sub", *_ROWS))
 
+    def told(self, keys: Iterable[str]) -> tuple[str, ...]:
+        """Values of some entities, empty where it has none."""
+        return tuple(self.entities.get(key, "") for key in keys)
 
-def of_derivatives(folder: Path, entities: Mapping[str, str], label: str) -> Subjects:
+
+def of_derivatives(folder: Path, entities: Mapping[str, Any], label: str) -> Subjects:
     """Effect maps, and variance maps where there are any, one row for each subject, session and run.
 
     Parameters
     ----------
     folder
-        Of the derivatives; all folders in it are looked through.
+        Of the derivatives; all folders in it are looked through, but for hidden ones and stores.
     entities
-        That the maps have, by their short names or as ``subject`` and ``session``: such as
-        ``{"task": "stopsignal", "contrast": "go", "space": "MNI152NLin2009cAsym"}``. Values with or without the key.
+        That the maps have, by their short or long names: such as
+        ``{"task": "stopsignal", "contrast": "go", "space": "MNI152NLin2009cAsym"}``. Values with or without the key;
+        a list where several will do; ``""`` or None for maps without that entity.
     label
         Name of the subjects' index.
 
     Raises
     ------
     InputError
-        No such map; or several maps of a subject that entities tell apart which were not given; or variances of some
-        subjects alone.
+        No such map; maps of a subject, or of several subjects, that entities tell apart which were not given; effects
+        without variances where others have them, or the reverse.
     """
-    wanted = {
-        _LONG.get(key, key): str(value).removeprefix(f"{_LONG.get(key, key)}-") for key, value in entities.items()
-    }
+    wanted = _wanted(entities)
     there = sorted(_maps(folder), key=lambda one: one.path)
     if not there:
         raise InputError(f"{folder} holds no statistical maps: no file is called sub-..._stat-effect_statmap.nii.gz.")
-    chosen = [one for one in there if all(one.entities.get(key) == value for key, value in wanted.items())]
-    found = {stat: [one for one in chosen if one.entities.get("stat") == stat] for stat in _STATS}
-    if not found[EFFECT]:
-        raise InputError(f"{folder} has no effect map with {_told(wanted)}; there are {_choices(there)}.")
-    columns = {stat: _by_row(some, wanted) for stat, some in found.items() if some}
-    rows = sorted(columns[EFFECT])
-    lacking = [_label(row) for row in rows if VARIANCE in columns and row not in columns[VARIANCE]]
-    if lacking:
-        raise InputError(f"{folder} has variance maps, but none of {listing(lacking)}.")
-    table = pd.DataFrame(
-        {stat: [of_rows[row] for row in rows] for stat, of_rows in columns.items()},
-        index=pd.Index([_label(row) for row in rows], name=label),
+    chosen = [one for one in there if all(one.entities.get(key, "") in some for key, some in wanted.items())]
+    effects, variances = (
+        _by_row(one for one in chosen if one.entities.get(_STAT) == stat) for stat in (EFFECT, VARIANCE)
     )
-    several = {name: [row[at] for row in rows] for at, name in enumerate(_ROWS.values(), start=1)}
-    for name, values in several.items():
-        if any(values):
-            table[name] = values
-    if set(table.columns) & set(_ROWS.values()):
-        table["participant"] = [f"sub-{row[0]}" for row in rows]
-    return Subjects(table, {stat: stat for stat in columns})
+    if not effects:
+        raise InputError(f"{folder} has no effect map with {_told(wanted)}; there are {_choices(there, _keys(there))}.")
+    _refuse_levels(effects)
+    if variances:
+        _refuse_unpaired(folder, effects, variances)
+    _refuse_mixtures(list(effects.values()), wanted)
+    table = _table({EFFECT: effects, VARIANCE: variances} if variances else {EFFECT: effects}, label)
+    return Subjects(table, {stat: stat for stat in (EFFECT, VARIANCE) if stat in table}, _details(effects, wanted))
 
 
-def _maps(folder: Path) -> list[_Map]:
-    found = []
-    for path in folder.rglob("*_statmap.nii*"):
-        match = _IMAGE.fullmatch(path.name)
-        if match is not None:
-            pairs = [pair.partition("-") for pair in match["entities"].rstrip("_").split("_")]
-            found.append(_Map(path.absolute(), {key: value for key, _, value in pairs}))
-    return [one for one in found if "sub" in one.entities]
+def _wanted(entities: Mapping[str, Any]) -> _Wanted:
+    if not isinstance(entities, Mapping):
+        raise InputError(f"entities are keys and values such as {{'task': 'stopsignal'}}, not {entities!r}.")
+    wanted = {}
+    for name, given in entities.items():
+        key = _LONG.get(name, name)
+        values = given if isinstance(given, Collection) and not isinstance(given, str) else [given]
+        wanted[key] = tuple("" if value is None else str(value).removeprefix(f"{key}-") for value in values)
+    return wanted
 
 
-def _by_row(some: list[_Map], wanted: Mapping[str, str]) -> dict[tuple[str, ...], Path]:
+def _maps(folder: Path) -> Iterator[_Map]:
+    """Links to folders are followed, each folder once."""
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"{error.filename} cannot be looked through for maps: {error.strerror}.") from error
+
+    seen = set()
+    for place, folders, files in os.walk(folder.absolute(), onerror=refuse, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(".zarr")]
+        for name in files:
+            match = _IMAGE.fullmatch(name)
+            if match is not None:
+                pairs = [pair.partition("-") for pair in match["entities"].rstrip("_").split("_")]
+                entities = {key: value for key, _, value in pairs}
+                if "sub" in entities:
+                    yield _Map(Path(place, name), entities)
+
+
+def _by_row(some: Iterable[_Map]) -> dict[tuple[str, ...], _Map]:
     of_rows: dict[tuple[str, ...], list[_Map]] = defaultdict(list)
     for one in some:
         of_rows[one.row()].append(one)
     for row, several in of_rows.items():
         if len(several) > 1:
-            keys = dict.fromkeys(key for one in several for key in one.entities if key not in wanted)
-            differ = [key for key in keys if len({one.entities.get(key) for one in several}) > 1]
-            if not differ:
+            if not (differ := _differing(several)):
                 raise InputError(f"{_label(row)} has several maps of one name: {listing(one.path for one in several)}.")
             raise InputError(
                 f"{_label(row)} has {len(several)} maps that differ in {listing(differ)} "
-                f"({_choices(several, differ)}). Choose with entities={{{differ[0]!r}: ...}} "
-                f"(--entity {differ[0]}=...)."
+                f"({_choices(several, differ)}). {_advice(differ[0])}"
             )
-    return {row: several[0].path for row, several in of_rows.items()}
+    return {row: of_rows[row][0] for row in sorted(of_rows)}
+
+
+def _refuse_levels(rows: Iterable[tuple[str, ...]]) -> None:
+    """Maps of runs beside those of their subject, which another program has made of them."""
+    for at, key in enumerate(_ROWS, start=1):
+        levels: dict[tuple[str, ...], set[bool]] = defaultdict(set)
+        for row in rows:
+            levels[row[:at]].add(bool(row[at]))
+        both = [_label(row) for row, found in levels.items() if len(found) > 1]
+        if both:
+            raise InputError(
+                f"Of {listing(both)} there are maps with {key} and one without, which may stand for all of these. Name "
+                f"the folder of one kind, or choose with entities={{{key!r}: ''}} (--entity {key}=) the one without."
+            )
+
+
+def _refuse_mixtures(some: list[_Map], wanted: _Wanted) -> None:
+    """Such as one subject's map of a task and another one's of another task."""
+    together = {key for key, values in wanted.items() if len(values) > 1}
+    if differ := _differing(some, but={*_ROWS, *together}):
+        first, other = some[0], next(one for one in some if one.told(differ) != some[0].told(differ))
+        raise InputError(
+            f"The maps of {_label(first.row())} and {_label(other.row())} differ in {listing(differ)} "
+            f"({_choices(some, differ)}). {_advice(differ[0])} Several values that belong together may be given as a "
+            "list (with commas)."
+        )
+
+
+def _refuse_unpaired(folder: Path, effects: Mapping[Any, _Map], variances: Mapping[Any, _Map]) -> None:
+    for stat, lacking in ((VARIANCE, effects.keys() - variances.keys()), (EFFECT, variances.keys() - effects.keys())):
+        if lacking:
+            other = EFFECT if stat == VARIANCE else VARIANCE
+            raise InputError(
+                f"{folder} has {other} maps of {listing(map(_label, sorted(lacking)))} without {stat} maps."
+            )
+    for row, one in effects.items():
+        if _differing([one, variances[row]], but={_STAT}):
+            raise InputError(f"{_label(row)} has an effect, {one.path}, of another kind than {variances[row].path}.")
+
+
+def _details(effects: Mapping[Any, _Map], wanted: _Wanted) -> dict[str, Any]:
+    contrasts = {one.entities.get("contrast", "") for one in effects.values()} - {""}
+    named = {CONTRAST: contrasts.pop()} if len(contrasts) == 1 else {}
+    entities = {key: list(values) for key, values in wanted.items() if key != "contrast"}
+    return {**named, "entities": entities} if entities else named
+
+
+def _table(columns: Mapping[str, Mapping[tuple[str, ...], _Map]], label: str) -> pd.DataFrame:
+    rows = list(columns[EFFECT])
+    table = pd.DataFrame(
+        {stat: [of_rows[row].path for row in rows] for stat, of_rows in columns.items()},
+        index=pd.Index([_label(row) for row in rows], name=label),
+    )
+    several = {name: [row[at] for row in rows] for at, name in enumerate(_ROWS.values(), start=1)}
+    found = {name: values for name, values in several.items() if any(values)}
+    if found:
+        table = table.assign(**found, participant=[f"sub-{row[0]}" for row in rows])
+    return table
+
+
+def _keys(some: Iterable[_Map]) -> list[str]:
+    """Entities that there are, but for subjects."""
+    return list(dict.fromkeys(key for one in some for key in one.entities if key != "sub"))
+
+
+def _differing(some: list[_Map], but: Collection[str] = ()) -> list[str]:
+    """Entities that tell maps apart."""
+    return [key for key in _keys(some) if key not in but and len({one.told([key]) for one in some}) > 1]
 
 
 def _label(row: tuple[str, ...]) -> str:
-    return "_".join(f"{key}-{value}" for key, value in zip(("sub", *_ROWS), row, strict=True) if value)
+    return "_".join(f"{key}-{value}" for key, value in zip(("sub", *_ROWS), row, strict=False) if value)
 
 
-def _told(entities: Mapping[str, str]) -> str:
-    return ", ".join(f"{key}-{value}" for key, value in entities.items()) or "whatever entities"
+def _told(wanted: _Wanted) -> str:
+    return ", ".join(f"{key}-{' or '.join(values)}" for key, values in wanted.items()) or "whatever entities"
 
 
-def _choices(maps: list[_Map], keys: list[str] | None = None) -> str:
-    """Values of entities that there are, but for subjects."""
-    values: dict[str, dict[str, None]] = defaultdict(dict)
-    for one in maps:
-        for key, value in one.entities.items():
-            if key != "sub" and (keys is None or key in keys):
-                values[key][value] = None
-    return "; ".join(f"{key}: {listing(some)}" for key, some in values.items())
+def _choices(some: Iterable[_Map], keys: Iterable[str]) -> str:
+    values = {key: dict.fromkeys(one.entities.get(key, "none") for one in some) for key in keys}
+    return "; ".join(f"{key}: {listing(of_key, most=20)}" for key, of_key in values.items())
+
+
+def _advice(key: str) -> str:
+    return f"Choose with entities={{{key!r}: ...}} (--entity {key}=...)."

@@ -1,20 +1,25 @@
-"""What comes out of first-level models, as a participants table: fitted models, and nilearn's table of their maps."""
+"""What fitted first-level models give, as a participants table with images."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence, Sized
+from copy import deepcopy
+from math import prod
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeGuard
 
+import numpy as np
 import pandas as pd
 from nibabel.spatialimages import SpatialImage
 
 from voxstack.errors import InputError, listing
-from voxstack.io.places import Place, joined
-from voxstack.io.secrets import StorageOptions
+from voxstack.io.masked import within_mask
 from voxstack.io.sources import MapSpec
 
 EFFECT, VARIANCE = "effect", "variance"
+CONTRAST = "first_level_contrast"
+"""In provenance, too, where it has to be that of what is appended."""
 _OUTPUTS = {EFFECT: "effect_size", VARIANCE: "effect_variance"}  # what nilearn calls them
-_SUBJECT, _MAP, _PATHS = "subject_label", "map_name", {EFFECT: "effects_map_path", VARIANCE: "variance_map_path"}
+_SUBJECT = "subject_label"
 
 
 class Subjects(NamedTuple):
@@ -26,25 +31,28 @@ class Subjects(NamedTuple):
         Indexed by subject label, with columns of images or of places of images, and of covariates.
     maps
         For each map's name its column.
+    details
+        For provenance: what of the first level was chosen.
     """
 
     table: pd.DataFrame
     maps: Mapping[str, MapSpec]
+    details: Mapping[str, Any] = MappingProxyType({})
 
 
-def are_models(given: Any) -> TypeGuard[Sequence[Any]]:
-    """Whether something is a sequence of fitted first-level models, or of what computes contrasts as these do."""
-    return isinstance(given, Sequence) and bool(given) and all(hasattr(one, "compute_contrast") for one in given)
+def are_models(given: Any) -> TypeGuard[Iterable[Any]]:
+    """Whether something is a list or the like, which has to be one of fitted first-level models."""
+    return isinstance(given, Iterable) and not isinstance(given, str | Mapping | pd.DataFrame)
 
 
-def of_models(models: Sequence[Any], contrast: Any, label: str) -> Subjects:
+def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
     """Effect and variance of a contrast of fitted first-level models.
 
     Parameters
     ----------
     models
         nilearn's ``FirstLevelModel``, or anything with its ``compute_contrast(contrast, output_type=...)`` and
-        ``subject_label``.
+        ``subject_label``. They are gone through once, and none is kept.
     contrast
         What their ``compute_contrast`` takes.
     label
@@ -53,109 +61,88 @@ def of_models(models: Sequence[Any], contrast: Any, label: str) -> Subjects:
     Raises
     ------
     InputError
-        No contrast, a model without label, or one that cannot compute the contrast; it names the subject.
+        No contrast; something that is no model, or has no label or that of another one; models that cannot compute the
+        contrast, all of which are named; a contrast of several rows.
     """
+    if isinstance(models, Sized):
+        _check_labels([_label(number, model) for number, model in enumerate(models, start=1)])  # before any work
     if contrast is None:
         raise InputError("Fitted models have many contrasts: name one with first_level_contrast=.")
-    labels = [getattr(model, _SUBJECT, None) for model in models]
-    missing = [number for number, one in enumerate(labels, start=1) if one is None]
-    if missing:
+    labels, failures = [], defaultdict(list)
+    rows: dict[str, list[SpatialImage]] = {name: [] for name in _OUTPUTS}
+    for number, model in enumerate(models, start=1):
+        labels.append(_label(number, model))
+        try:
+            for name, output in _OUTPUTS.items():
+                rows[name].append(_computed(model, contrast, output))
+        except _CannotError as error:
+            failures[str(error)].append(labels[-1])
+    _check_labels(labels)
+    if failures:
+        told = "\n  ".join(f"{listing(some)}: {error}" for error, some in failures.items())
+        raise InputError(f"First-level models that cannot compute the contrast {_on_one_line(contrast)}:\n  {told}")
+    table = pd.DataFrame(rows, index=pd.Index(labels, name=label), dtype=object)
+    return Subjects(table, {name: name for name in rows}, {CONTRAST: _plain(contrast)})
+
+
+def _label(number: int, model: Any) -> str:
+    if not hasattr(model, "compute_contrast"):
         raise InputError(
-            f"Model {listing(missing)} of {len(models)} has no subject_label. Give each one its own, such as "
+            f"Number {number} of the list is a {type(model).__name__}, and no fitted first-level model. Images and "
+            "their paths go into a column of a table, which maps= names."
+        )
+    label = getattr(model, _SUBJECT, None)
+    if label is None:
+        raise InputError(
+            f"Model {number} of the list has no subject_label. Give each one its own, such as "
             "FirstLevelModel(..., subject_label='sub-01')."
         )
-    rows = {name: [_computed(model, contrast, output) for model in models] for name, output in _OUTPUTS.items()}
-    table = pd.DataFrame(rows, index=pd.Index([str(one) for one in labels], name=label), dtype=object)
-    return Subjects(table, {name: name for name in rows})
+    return str(label)
+
+
+def _check_labels(labels: Sequence[str]) -> None:
+    if not labels:
+        raise InputError("The list of first-level models is empty.")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise InputError(
+            f"The subject_label of first-level models must be unique, but several are called {listing(twice)}. Runs of "
+            "a subject belong into one model, and sessions get labels such as sub-01_ses-1."
+        )
+
+
+class _CannotError(Exception):
+    """A model that is not fitted, or has no such regressor."""
 
 
 def _computed(model: Any, contrast: Any, output: str) -> SpatialImage:
+    # nilearn writes the weights that it finds for one model into a list, and the next one may have other columns.
+    own = list(deepcopy(contrast)) if isinstance(contrast, list | tuple) else deepcopy(contrast)
     try:
-        image = model.compute_contrast(contrast, output_type=output)
-    except Exception as error:  # whatever a model raises that is not fitted, or has no such regressor
-        raise InputError(
-            f"{model.subject_label}: its first-level model cannot compute {output} of the contrast {contrast!r}: "
-            f"{error}"
-        ) from error
+        image = model.compute_contrast(own, output_type=output)
+    except Exception as error:  # whatever a model raises
+        raise _CannotError(f"{output}: {' '.join(str(error).split())}") from error
     if not isinstance(image, SpatialImage):
         raise InputError(
-            f"{model.subject_label}: {output} of the contrast {contrast!r} is no volume, but a {type(image).__name__}."
+            f"{model.subject_label}: {output} of the contrast {_on_one_line(contrast)} is no volume, but a "
+            f"{type(image).__name__}."
         )
-    return image
-
-
-def is_table_of_maps(table: pd.DataFrame) -> bool:
-    """Whether a table is nilearn's: a row for each subject and map, with the columns that it wants."""
-    return {_SUBJECT, _MAP, _PATHS[EFFECT]} <= set(map(str, table.columns))
-
-
-def of_table(
-    table: pd.DataFrame, contrast: Any, label: str, folder: Place, storage_options: StorageOptions | None
-) -> Subjects:
-    """One of the maps that a table of nilearn names.
-
-    Parameters
-    ----------
-    table
-        With the columns subject_label, map_name and effects_map_path; variance_map_path too, where there are
-        variances. All others are covariates.
-    contrast
-        The map_name; None where there is one.
-    label
-        Name of the subjects' index.
-    folder
-        Where relative paths start.
-    storage_options
-        For URLs.
-
-    Raises
-    ------
-    InputError
-        No such map, or several and none is named.
-    """
-    names = table[_MAP].astype(str)
-    there = list(dict.fromkeys(names))
-    if contrast is None and len(there) > 1:
+    if prod(image.shape[3:]) > 1:
         raise InputError(
-            f"The table has several maps: {listing(there, most=20)}. Choose one with first_level_contrast=."
+            f"{model.subject_label}: the contrast {_on_one_line(contrast)} has {prod(image.shape[3:])} rows (F), "
+            "and so no single effect for the second level. Name its rows one by one, and stack a cohort of each."
         )
-    wanted = there[0] if contrast is None else str(contrast)
-    if wanted not in there:
-        raise InputError(f"The table has no map {wanted!r}; it has {listing(there, most=20)}.")
-    rows = table[names == wanted].drop(columns=_MAP).rename(columns={_SUBJECT: label}).set_index(label)
-    paths = {name: column for name, column in _PATHS.items() if column in rows.columns}
-    for column in paths.values():
-        rows[column] = [_place(cell, folder, storage_options) for cell in rows[column]]
-    return Subjects(rows, dict(paths))
+    return within_mask(image, getattr(getattr(model, "masker_", None), "mask_img_", None))
 
 
-def _place(cell: Any, folder: Place, storage_options: StorageOptions | None) -> Any:
-    if isinstance(cell, str | Path) and str(cell).strip():
-        return joined(folder, str(cell).strip(), storage_options)
-    return cell
+def _plain(contrast: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(contrast, list | tuple):
+        return [_plain(one) for one in contrast]
+    if isinstance(contrast, np.ndarray | np.generic):
+        return contrast.tolist()
+    return contrast if isinstance(contrast, str | int | float) else repr(contrast)
 
 
-def with_covariates(subjects: Subjects, covariates: pd.DataFrame) -> Subjects:
-    """Subjects with the columns of a table that is indexed by their labels, in which others may stand, too.
-
-    A label such as ``01`` is that of ``sub-01`` where the table has it so, as tables of BIDS do. Rows of several
-    sessions get what stands there of their participant, unless the table has rows for sessions.
-
-    Raises
-    ------
-    InputError
-        Subjects without a row, or columns of both.
-    """
-    table, known = subjects.table, set(covariates.index)
-    labels = [one if one in known else f"sub-{one}" if f"sub-{one}" in known else one for one in map(str, table.index)]
-    people = list(map(str, table["participant"])) if "participant" in table.columns else labels
-    keys = people if not known.intersection(labels) else labels
-    lacking = list(dict.fromkeys(key for key in keys if key not in known))
-    if lacking:
-        raise InputError(f"The table of covariates has no row for {listing(lacking)}. Add them, or leave them out.")
-    twice = sorted(set(map(str, table.columns)) & set(map(str, covariates.columns)))
-    if twice:
-        raise InputError(f"The table of covariates has the column {listing(twice)}, as the subjects' own. Rename it.")
-    index = pd.Index(labels, name=table.index.name)
-    of_subjects = covariates.loc[keys].set_axis(index, axis=0)
-    return Subjects(pd.concat([table.set_axis(index, axis=0), of_subjects], axis=1), subjects.maps)
+def _on_one_line(contrast: Any) -> str:
+    return " ".join(repr(contrast).split())

@@ -1,6 +1,7 @@
 """The subjects of a cohort and where their maps are, from whatever users have: a table, a folder, or fitted models."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,16 @@ import pandas as pd
 
 from voxstack.errors import InputError, listing
 from voxstack.io.bids import of_derivatives
-from voxstack.io.first_level import Subjects, are_models, is_table_of_maps, of_models, of_table, with_covariates
+from voxstack.io.first_level import Subjects, are_models, of_models
+from voxstack.io.joining import with_covariates
+from voxstack.io.map_table import MAP, SUBJECT, is_table_of_maps, of_table
 from voxstack.io.places import Place, place_of
 from voxstack.io.secrets import StorageOptions
 from voxstack.io.sources import MapSpec
-from voxstack.io.tables import indexed, read_participants, read_table
+from voxstack.io.tables import indexed, read_table
 
-Participants = pd.DataFrame | str | Path | Sequence[Any]
+_LABELS = ("participant_id", "subject_label")  # what BIDS and nilearn call the column of subject labels
+Participants = pd.DataFrame | str | Path | Iterable[Any]
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Given:
     maps: Mapping[str, MapSpec] | None
     label: str
     first_level_contrast: Any = None
-    entities: Mapping[str, str] | None = None
+    entities: Mapping[str, Any] | None = None
     covariates: pd.DataFrame | str | Path | None = None
 
     def read(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
@@ -43,28 +47,62 @@ class Given:
             covariates = next((path for path in _tables_near(folder) if path.is_file()), None)
         if covariates is None:
             return subjects, folder
-        table, _ = read_participants(covariates, self.label, storage_options)
-        return with_covariates(subjects, table), folder
+        labels = [self.label, *_LABELS]
+        table, _, name = read_table(covariates, labels, storage_options, what="table of covariates")
+        label = next((one for one in labels if one in (table.index.name, *table.columns)), self.label)
+        return with_covariates(subjects, indexed(table, label, name), name), folder
 
     def _found(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
+        if hasattr(self.participants, "compute_contrast"):
+            raise InputError("One first-level model is no cohort: give a list of fitted ones, one for each subject.")
         if are_models(self.participants):
             self._refuse("first-level models", "maps", "entities")
             subjects = of_models(self.participants, self.first_level_contrast, self.label)
             return self._checked(subjects, "The list of first-level models"), Path.cwd()
         if (folder := _folder(self.participants)) is not None:
             self._refuse("a folder of derivatives", "maps")
-            contrast = {} if self.first_level_contrast is None else {"contrast": str(self.first_level_contrast)}
-            subjects = of_derivatives(folder, {**contrast, **(self.entities or {})}, self.label)
+            subjects = of_derivatives(folder, self._entities(), self.label)
             return self._checked(subjects, f"The folder {folder}"), folder
-        table, place, name = read_table(self.participants, self.label, storage_options)
+        self._refuse_missing_folder()
+        table, place, name = read_table(self.participants, [self.label], storage_options)
         self._refuse("a table", "entities")
         if self.maps is None and is_table_of_maps(table):
-            subjects = of_table(table, self.first_level_contrast, self.label, place, storage_options)
+            given = read_table(self.participants, [self.label, SUBJECT, MAP], storage_options)
+            subjects = of_table(given, self.first_level_contrast, self.label, storage_options)
             return self._checked(subjects, name), place
         self._refuse("a table of one row a subject", "first_level_contrast")
         if self.maps is None:
-            raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
+            raise InputError(
+                'No map is named. Say what to stack, for example maps={"effect": "effect_path"} '
+                "(--map effect=effect_path)."
+            )
         return Subjects(indexed(table, self.label, name), self.maps), place
+
+    def _entities(self) -> Any:
+        """With the contrast, which is one too."""
+        contrast, entities = self.first_level_contrast, {} if self.entities is None else self.entities
+        if contrast is None or not isinstance(entities, Mapping):
+            return entities
+        given = entities.get("contrast", str(contrast))
+        if str(contrast) not in ([given] if isinstance(given, str) else given):
+            raise InputError(
+                f"first_level_contrast is {contrast!r} and the entity contrast {given!r}. Give one of them."
+            )
+        return {**entities, "contrast": str(contrast)}
+
+    def _refuse_missing_folder(self) -> None:
+        """Entities are those of maps in a folder, which is not there."""
+        given = self.participants
+        if not isinstance(given, str | Path):
+            return
+        place = place_of(given)
+        if not isinstance(place, Path) and (self.entities is not None or str(given).endswith("/")):
+            raise InputError(
+                f"{given}: folders are looked through for maps on this machine alone. Of maps at URLs make a table "
+                "with the columns subject_label, map_name and effects_map_path."
+            )
+        if isinstance(place, Path) and self.entities is not None and not place.exists():
+            raise InputError(f"There is no folder {place}.")
 
     def _checked(self, subjects: Subjects, name: str) -> Subjects:
         return subjects._replace(table=indexed(subjects.table.reset_index(), self.label, name))
@@ -87,4 +125,6 @@ def _folder(participants: Participants) -> Path | None:
 def _tables_near(folder: Place) -> list[Path]:
     """Where the participants of derivatives may stand: there, or in the dataset that they are derived from."""
     assert isinstance(folder, Path)
-    return [place / "participants.tsv" for place in (folder, *folder.absolute().parents[:2])]
+    here = Path(os.path.normpath(folder.absolute()))  # without "..", whose parents are others
+    derivatives = next((at for at, place in enumerate(here.parents) if place.name == "derivatives"), 0)
+    return [place / "participants.tsv" for place in (here, *here.parents[: derivatives + 2])]

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -53,19 +53,33 @@ def read_participants(
     InputError
         No such file or column; labels missing or not unique; no row at all.
     """
-    table, folder, name = read_table(participants, label, storage_options)
+    table, folder, name = read_table(participants, [label], storage_options)
     return indexed(table, label, name), folder
 
 
-def read_table(given: Any, label: str, storage_options: StorageOptions | None) -> tuple[pd.DataFrame, Place, str]:
-    """A table as it is, the folder that its relative paths start from, and what to call it in messages."""
+def read_table(
+    given: Any, labels: Sequence[str], storage_options: StorageOptions | None, *, what: str = "participants table"
+) -> tuple[pd.DataFrame, Place, str]:
+    """A table as it is, the folder that its relative paths start from, and what to call it in messages.
+
+    Parameters
+    ----------
+    given
+        DataFrame, path or URL.
+    labels
+        Columns whose cells are text even where they look like numbers, as ``01`` does; the first are the subjects'.
+    storage_options
+        For a URL.
+    what
+        To call it.
+    """
     if isinstance(given, pd.DataFrame):
-        return given.copy(), Path.cwd(), "The participants table"
+        return given.copy(), Path.cwd(), f"The {what}"
     if not isinstance(given, str | Path):
-        raise InputError(f"participants is a DataFrame or the path of a table, not a {type(given).__name__}.")
+        raise InputError(f"The {what} is a DataFrame or the path of a table, not a {type(given).__name__}.")
     path = place_of(given, storage_options)
     folder = path.absolute().parent if isinstance(path, Path) else path.parent
-    return _read_table(path, label), folder, f"The participants table {path}"
+    return _read_table(path, labels, what), folder, f"The {what} {path}"
 
 
 def indexed(table: pd.DataFrame, label: str, name: str) -> pd.DataFrame:
@@ -79,8 +93,7 @@ def indexed(table: pd.DataFrame, label: str, name: str) -> pd.DataFrame:
             )
         table = table.reset_index()
         table.columns = [str(column) for column in table.columns]
-    if table.columns.duplicated().any():
-        raise InputError(f"{name} has several columns called {listing(table.columns[table.columns.duplicated()])}.")
+    refuse_repeated_columns(table, name)
     if table.empty:
         raise InputError(f"{name} has no rows.")
     labels = table[label].astype(str)
@@ -97,6 +110,12 @@ def indexed(table: pd.DataFrame, label: str, name: str) -> pd.DataFrame:
     return table.drop(columns=label).set_index(pd.Index(labels, name=label))
 
 
+def refuse_repeated_columns(table: pd.DataFrame, name: str) -> None:
+    """Refuse several columns of one name."""
+    if table.columns.duplicated().any():
+        raise InputError(f"{name} has several columns called {listing(table.columns[table.columns.duplicated()])}.")
+
+
 def refuse_missing_labels(table: str, label: str, labels: "pd.Series[Any]") -> None:
     """Refuse missing labels, and those that a store could not tell from missing ones; `InputError` names their rows."""
     missing = np.flatnonzero(labels.isna() | labels.astype(str).isin(["", MISSING_TEXT]))
@@ -107,7 +126,7 @@ def refuse_missing_labels(table: str, label: str, labels: "pd.Series[Any]") -> N
         )
 
 
-def _read_table(path: Place, label: str) -> pd.DataFrame:
+def _read_table(path: Place, labels: Sequence[str], what: str) -> pd.DataFrame:
     separator = "," if path.suffix.lower() == ".csv" else "\t"
     try:
         text = _without_spaces_at_ends(path.read_bytes().decode("utf-8-sig"), separator)
@@ -118,14 +137,14 @@ def _read_table(path: Place, label: str) -> pd.DataFrame:
         twice = sorted({name for name in names if names.count(name) > 1})  # pandas would rename the second one
         if twice:
             raise InputError(f"{path} has several columns called {listing(twice)}.")
-        _refuse_other_separator(path, names, separator, label)
-        return _parsed(text, separator, label)
+        _refuse_other_separator(path, names, separator, labels[0])
+        return _parsed(text, separator, labels)
     except FileNotFoundError as error:
-        raise InputError(f"There is no participants table {path}.") from error
+        raise InputError(f"There is no {what} {path}.") from error
     except IsADirectoryError as error:
-        raise InputError(f"There is no participants table {path}, but a folder.") from error
+        raise InputError(f"There is no {what} {path}, but a folder.") from error
     except OSError as error:
-        raise InputError(f"The participants table {path} cannot be read: {error}.") from error
+        raise InputError(f"The {what} {path} cannot be read: {error}.") from error
     except InputError:
         raise
     except (ValueError, pd.errors.ParserWarning) as error:  # pandas' own errors are ValueErrors
@@ -138,7 +157,7 @@ def _without_spaces_at_ends(text: str, separator: str) -> str:
     return re.sub(rf" +(?=[{separator}\r\n]|\Z)", "", text)
 
 
-def _parsed(text: str, separator: str, label: str) -> pd.DataFrame:
+def _parsed(text: str, separator: str, labels: Sequence[str]) -> pd.DataFrame:
     def read(texts: Iterable[str]) -> pd.DataFrame:
         return pd.read_csv(
             StringIO(text),
@@ -153,10 +172,10 @@ def _parsed(text: str, separator: str, label: str) -> pd.DataFrame:
 
     with warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # rows longer than the header
-        table = read([label])
+        table = read(labels)
         # Identifiers of so many digits that float64, which pandas takes where some are missing, would change them.
         large = [str(name) for name in table.select_dtypes("float") if (table[name].abs() >= 2**53).any()]
-        written = read([label, *large]) if large else table
+        written = read([*labels, *large]) if large else table
     for name in large:
         if written[name].dropna().str.fullmatch(r"[+-]?\d+").all():
             table[name] = written[name]

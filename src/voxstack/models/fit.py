@@ -17,7 +17,6 @@ from voxstack.io.places import located
 from voxstack.kernels.basis import decompose
 from voxstack.models.blueprint import Missing, Model
 from voxstack.models.inputs import (
-    AnalysisMask,
     check_labels,
     check_rank,
     choose_cases,
@@ -28,6 +27,7 @@ from voxstack.models.inputs import (
 )
 from voxstack.models.registry import MODELS
 from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
+from voxstack.store.mask import AnalysisMask
 
 
 def fit_glm(

@@ -3,7 +3,6 @@
 import operator
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import SupportsIndex
 
 import numpy as np
@@ -15,13 +14,11 @@ from numpy.typing import NDArray
 from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError, InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
-from voxstack.io.places import Place, Remote, place_of
+from voxstack.io.places import Place, place_of
 from voxstack.kernels.basis import Basis
 from voxstack.models.blueprint import Cases, Missing
 from voxstack.schema import SPACE, SUBJECT, map_names
-from voxstack.store.mask import mask_name, mask_on_grid
-
-AnalysisMask = xr.DataArray | NDArray[np.bool_] | str | Path | Remote | SpatialImage
+from voxstack.store.mask import AnalysisMask, given_mask, mask_name
 
 
 def labels_of(cohort: xr.Dataset) -> pd.Index:
@@ -73,17 +70,7 @@ def mask_inside(cohort: xr.Dataset, mask: AnalysisMask | None) -> NDArray[np.boo
     else:
         inside = np.ones(Grid.from_dataset(cohort).shape, dtype=bool)
     if mask is not None:
-        if isinstance(mask, xr.DataArray):
-            if set(mask.dims) != set(SPACE):
-                raise InputError(f"A mask has the dimensions x, y and z, not {mask.dims}.")
-            # Raises GridMismatch where the lattices differ.
-            mask, _ = xr.align(mask.transpose(*SPACE), cohort, join="inner")
-        if isinstance(mask, str | Place | SpatialImage):
-            mask = mask_on_grid(mask if isinstance(mask, SpatialImage) else place_of(mask), Grid.from_dataset(cohort))
-        given = np.asarray(mask)
-        if given.shape != inside.shape:
-            raise InputError(f"The mask has the shape {given.shape}, the cohort's grid {inside.shape}.")
-        inside = inside & (np.nan_to_num(given.astype(float)) != 0)
+        inside = inside & given_mask(mask, Grid.from_dataset(cohort))
     if not inside.any():
         raise InputError(
             "No voxel is left in the mask. If none has data of every subject, give `stack` or `from_arrays` a mask=, "

@@ -27,6 +27,7 @@ from voxstack.reporting import methods
 from voxstack.reporting.findings import Finding, findings_of
 from voxstack.reporting.volumes import Window, on_grid
 from voxstack.schema import SPACE, SUBJECT, covariate_names, map_names
+from voxstack.store.coverage import counts_other_subjects
 
 _KINDS = {"contrast": " (model)", "permutation_test": " (permutation test)", "read_map": " (map)"}
 """What tells sections of several results apart, by the function that gave them."""
@@ -178,7 +179,9 @@ def _cohort(cohort: xr.Dataset, background: Any) -> Section:
     rows = [["subjects", f"{n:,}"], ["maps", ", ".join(maps)], ["grid", str(Grid.from_dataset(cohort))]]
     rows.append(["mask", f"{inside:,} voxels"])
     section = Section("cohort", "Cohort and missing data")
-    if "n_valid" in cohort.variables:
+    if "n_valid" in cohort.variables and counts_other_subjects(cohort):
+        section.texts.append("Missing data are not shown: they were counted for other subjects than these.")
+    elif "n_valid" in cohort.variables:
         valid = cohort["n_valid"].where(cohort["mask"], -1).values
         known = valid[valid >= 0]
         rows.append(["voxels with data of all subjects", f"{int((known == n).sum()):,}"])

@@ -9,10 +9,13 @@ import xarray as xr
 
 from voxstack.covariates import decode, encode
 from voxstack.errors import InputError, listing
+from voxstack.io.first_level import CONTRAST
 from voxstack.schema import COUNTS, SUBJECT, covariate_names
 from voxstack.store.coverage import Coverage
 from voxstack.store.location import Location
 from voxstack.store.published import Published, open_array
+
+_NO_OPTIONS = ("function", "versions", "appended", "entities")  # that all subjects have to share
 
 
 def check_addition(
@@ -35,12 +38,14 @@ def check_addition(
             f"The cohort has {listing(there)} already. Leave {'it' if len(there) == 1 else 'them'} out of the table; "
             "labels must be unique."
         )
-    made = {
-        key: value for key, value in old.attrs["provenance"].items() if key not in ("function", "versions", "appended")
-    }
-    differ = sorted(key for key in made.keys() | details.keys() if made.get(key) != details.get(key))
+    made = {key: value for key, value in old.attrs["provenance"].items() if key not in _NO_OPTIONS}
+    asked = {key: value for key, value in details.items() if key not in _NO_OPTIONS}
+    keys = made.keys() | asked.keys()
+    if not {CONTRAST} <= made.keys() & asked.keys():  # maps that a table names may be of any contrast
+        keys -= {CONTRAST}
+    differ = sorted(key for key in keys if made.get(key) != asked.get(key))
     if differ:
-        told = "; ".join(f"{key} was {made.get(key)!r} and is {details.get(key)!r}" for key in differ)
+        told = "; ".join(f"{key} was {made.get(key)!r} and is {asked.get(key)!r}" for key in differ)
         raise InputError(f"Subjects can only be added with the options that the cohort was stacked with: {told}.")
     join_covariates(old, covariates)
 

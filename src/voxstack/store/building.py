@@ -55,6 +55,8 @@ class Request:
         The mask as the user gave it, and the fraction of subjects that must have data.
     sharded
         Whether the maps are written in shards.
+    first_level
+        For provenance: what was chosen of first-level models.
     """
 
     location: Location
@@ -66,6 +68,7 @@ class Request:
     mask: Mask
     fraction: float
     sharded: bool
+    first_level: Mapping[str, Any]
 
     @property
     def maps(self) -> list[str]:
@@ -111,7 +114,7 @@ class Request:
         digest = mask_digest(self.preparation.outside)
         explicit = {} if digest is None else {"mask_digest": digest}
         mask = self.mask if isinstance(self.mask, int | float) else mask_name(self.mask)
-        return {"maps": self.maps, "mask": mask, **explicit, **self.preparation.options.details()}
+        return {"maps": self.maps, **self.first_level, "mask": mask, **explicit, **self.preparation.options.details()}
 
 
 def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -> str | None:

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack.errors import listing
+from voxstack.schema import SPACE, SUBJECT
 
 
 @dataclass(frozen=True)
@@ -47,3 +49,16 @@ def zero_warning(coverage: Coverage, mask: NDArray[np.bool_], n_subjects: int, m
         f"{told} within the mask are exactly 0 in some subjects. They are taken as data. If 0 means missing in these "
         "maps, stack them with zero_is_missing=True (--zero-is-missing)."
     )
+
+
+def with_counted_subjects(cohort: xr.Dataset) -> xr.Dataset:
+    """The cohort, whose `n_valid` says of how many subjects it was counted: a selection of them keeps it as it is."""
+    if "n_valid" not in cohort.data_vars:
+        return cohort
+    return cohort.assign(n_valid=cohort["n_valid"].assign_attrs(n_subjects=cohort.sizes[SUBJECT]))
+
+
+def counts_other_subjects(cohort: xr.Dataset) -> bool:
+    """Whether `n_valid` was counted for other subjects than the cohort has now."""
+    counts = cohort["n_valid"]
+    return set(counts.dims) != set(SPACE) or counts.attrs.get("n_subjects") != cohort.sizes[SUBJECT]

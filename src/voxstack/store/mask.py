@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
@@ -13,9 +14,46 @@ from voxstack.io.places import Place, Remote, is_url, place_of
 from voxstack.io.readers import ImageSource, looks_like_image, read_maps
 from voxstack.io.secrets import StorageOptions, refuse_credentials
 from voxstack.kernels.resample import nearest
+from voxstack.schema import SPACE
 from voxstack.store.coverage import Coverage
 
 Mask = str | Path | Remote | SpatialImage | float
+AnalysisMask = xr.DataArray | NDArray[np.bool_] | str | Path | Remote | SpatialImage
+
+
+def given_mask(mask: AnalysisMask, grid: Grid) -> NDArray[np.bool_]:
+    """A mask that a user gives, on a grid: where it is neither 0 nor NaN.
+
+    Parameters
+    ----------
+    mask
+        An image or its place, which is brought to the grid; a DataArray, which must be on it; or an array (x, y, z) in
+        its order.
+    grid
+        Of the maps.
+
+    Returns
+    -------
+    (x, y, z) bool
+
+    Raises
+    ------
+    InputError
+        An image that cannot be read or does not overlap the grid, or an array of another shape.
+    GridMismatch
+        A DataArray on another grid.
+    """
+    if isinstance(mask, str | Place | SpatialImage):
+        return mask_on_grid(mask if isinstance(mask, SpatialImage) else place_of(mask), grid)
+    if isinstance(mask, xr.DataArray):
+        if set(mask.dims) != set(SPACE):
+            raise InputError(f"A mask has the dimensions x, y and z, not {mask.dims}.")
+        # Raises GridMismatch where the lattices differ.
+        mask, _ = xr.align(mask.transpose(*SPACE), xr.Dataset(coords=grid.coords()), join="inner")
+    given = np.asarray(mask)
+    if given.shape != grid.shape:
+        raise InputError(f"The mask has the shape {given.shape}, the maps' grid {grid.shape}.")
+    return np.asarray(np.nan_to_num(given.astype(float)) != 0)
 
 
 def mask_on_grid(mask: Place | SpatialImage, grid: Grid) -> NDArray[np.bool_]:

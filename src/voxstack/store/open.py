@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import dask.array as da
-import nibabel as nib
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -18,8 +17,10 @@ from voxstack.io.tables import check_names, covariates, refuse_missing_labels
 from voxstack.provenance import record
 from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
 from voxstack.store import keys
+from voxstack.store.coverage import with_counted_subjects
 from voxstack.store.encoding import decode
 from voxstack.store.location import Location
+from voxstack.store.mask import AnalysisMask, given_mask
 from voxstack.store.published import Published
 from voxstack.store.unfinished import Plan
 from voxstack.store.view import lazy_array
@@ -42,7 +43,7 @@ def open_cohort(store: str | Path, *, storage_options: Mapping[str, Any] | None 
     -------
     xarray.Dataset
         Maps (subject, x, y, z) as Dask arrays, chunked as they are stored; covariates as coordinates along `subject`;
-        `mask` and `n_valid` (x, y, z); x, y, z in mm.
+        `mask` and `n_valid` (x, y, z), whose attribute `n_subjects` says of how many it was counted; x, y, z in mm.
 
     Raises
     ------
@@ -115,14 +116,14 @@ def _decoded(location: Location, store: Store, published: Published, kinds: tupl
             raise StoreError(f"{location} is damaged: subjects have lost their labels.")
     except (RuntimeError, ValueError, KeyError) as error:
         raise StoreError(f"{location} is damaged: its labels cannot be read ({error}).") from error
-    return dataset
+    return with_counted_subjects(dataset)
 
 
 def from_arrays(
     maps: Mapping[str, ArrayLike | da.Array],
     *,
     affine: ArrayLike,
-    mask: ArrayLike | None = None,
+    mask: AnalysisMask | None = None,
     participants: pd.DataFrame | None = None,
 ) -> xr.Dataset:
     """A cohort of arrays in memory, or of Dask arrays; everything takes it as it takes a stored one.
@@ -134,9 +135,9 @@ def from_arrays(
         Missing values are NaN.
     affine : (4, 4)
         From voxel numbers to mm. Its axes must run along x, y and z, either way; oblique ones nearly so.
-    mask : (x, y, z), optional
-        Voxels to analyse. By default those where every subject has data in every map and not all are 0; for Dask
-        arrays all voxels, since finding out would compute them.
+    mask : (x, y, z) array, path, URL or image, optional
+        Voxels to analyse; an image is brought to the grid by nearest neighbour. By default those where every subject
+        has data in every map and not all are 0; for Dask arrays all voxels, since finding out would compute them.
     participants
         Covariates, indexed by subject label. By default the labels are sub-0001, sub-0002 and so on.
 
@@ -148,7 +149,10 @@ def from_arrays(
     Raises
     ------
     InputError
-        Shapes that differ, an affine with other axes, labels that are missing or not unique, or too few.
+        Shapes that differ, an affine with other axes, a mask that does not overlap the maps, labels that are missing or
+        not unique, or too few.
+    GridMismatch
+        The mask is a DataArray on another grid.
     """
     arrays = {name: _floating(array) for name, array in maps.items()}
     if not arrays:
@@ -175,7 +179,7 @@ def from_arrays(
     cohort = cohort.assign_coords(mask=(SPACE, _mask(mask, arrays, grid)))
     if all(isinstance(array, np.ndarray) for array in arrays.values()):
         cohort = cohort.assign(n_valid=(SPACE, _n_valid(arrays)))
-    return annotate(cohort, "cohort", provenance=record("from_arrays"))
+    return with_counted_subjects(annotate(cohort, "cohort", provenance=record("from_arrays")))
 
 
 def _floating(array: ArrayLike | da.Array) -> NDArray[np.floating] | da.Array:
@@ -209,12 +213,9 @@ def _n_valid(arrays: Mapping[str, Any]) -> NDArray[np.int32]:
     return np.asarray(valid.sum(axis=0, dtype=np.int32))
 
 
-def _mask(mask: ArrayLike | None, arrays: Mapping[str, Any], grid: Grid) -> NDArray[np.bool_]:
+def _mask(mask: AnalysisMask | None, arrays: Mapping[str, Any], grid: Grid) -> NDArray[np.bool_]:
     if mask is not None:
-        given = np.asarray(mask.get_fdata() if isinstance(mask, nib.spatialimages.SpatialImage) else mask)
-        if given.shape != grid.shape:
-            raise InputError(f"The mask has the shape {given.shape}, the maps' grid {grid.shape}.")
-        return np.asarray(np.nan_to_num(given.astype(float)) != 0)
+        return given_mask(mask, grid)
     if any(isinstance(array, da.Array) for array in arrays.values()):
         return np.ones(grid.shape, dtype=bool)
     complete = _n_valid(arrays) == len(next(iter(arrays.values())))

@@ -28,7 +28,7 @@ def stack(
     *,
     maps: Mapping[str, MapSpec] | None = None,
     first_level_contrast: Any = None,
-    entities: Mapping[str, str] | None = None,
+    entities: Mapping[str, Any] | None = None,
     covariates: pd.DataFrame | str | Path | None = None,
     label: str = "participant_id",
     mask: Mask = "intersection",
@@ -58,11 +58,11 @@ def stack(
     ----------
     participants
         DataFrame, or path or URL of a TSV or CSV file. Its columns become covariates, but for those of images or their
-        paths. Or what first-level models give: a list of fitted ones, such as nilearn's ``FirstLevelModel`` (anything
-        with ``compute_contrast`` and ``subject_label``); nilearn's table with the columns ``subject_label``,
-        ``map_name`` and ``effects_map_path`` (and ``variance_map_path``, if there is one); or a folder of BIDS
-        derivatives, which is looked through for ``sub-..._stat-effect_statmap.nii.gz``. These become the maps `effect`
-        and, but for tables and folders without them, `variance`.
+        paths. Or what first-level models give: fitted ones, in a list or made one after the other by a generator, such
+        as nilearn's ``FirstLevelModel`` (anything with ``compute_contrast`` and ``subject_label``); nilearn's table
+        with the columns ``subject_label``, ``map_name`` and ``effects_map_path`` (and ``variance_map_path``, if there
+        is one); or a folder of BIDS derivatives, which is looked through for ``sub-..._stat-effect_statmap.nii.gz``.
+        These become the maps `effect` and, but for tables and folders without them, `variance`.
     store
         Folder (or URL of an object store) to write.
     maps
@@ -74,12 +74,14 @@ def stack(
         Of first-level models what their ``compute_contrast`` takes; of nilearn's table the ``map_name``; of a folder
         the entity ``contrast``.
     entities
-        Of the maps in a folder, such as ``{"task": "stopsignal", "space": "MNI152NLin2009cAsym"}``. Several sessions or
-        runs of a subject become rows of their own, such as ``sub-01_ses-1``, with the coordinates `participant`,
-        `session` and `run`.
+        Of the maps in a folder, such as ``{"task": "stopsignal", "space": "MNI152NLin2009cAsym"}``; a list where
+        several values will do, ``""`` for maps without the entity. What tells maps apart has to be named. Several
+        sessions or runs of a subject become rows of their own, such as ``sub-01_ses-1``, with the coordinates
+        `participant`, `session` and `run`.
     covariates
         A table of participants, or its path, with a row for each subject that first-level models give (and for others
-        perhaps). Of a folder, by default the ``participants.tsv`` in it or in one of the two folders above it.
+        perhaps); labels may have ``sub-`` before them in one of the two alone. Of a folder, by default the
+        ``participants.tsv`` in it or in the dataset above it.
     label
         Column, or index, of the subject labels, which must be unique.
     mask
@@ -180,7 +182,7 @@ def requested(
         raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
     goal: Goal = "append" if append else "overwrite" if overwrite else "new"
     of_sources = dict((storage_options if source_options is None else source_options) or {})
-    (table, maps), folder = given.read(of_sources)
+    (table, maps, first_level), folder = given.read(of_sources)
     labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
     kept = covariates_of(table, maps=maps, leave_out=image_columns(table, maps))
@@ -193,4 +195,4 @@ def requested(
     grid, placed = place(sources, labels, grid=grid, resample=options.resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
     preparation = Preparation(options, grid, None if explicit is None else ~explicit)
-    return Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded), standing
+    return Request(location, goal, labels, kept, placed, preparation, mask, fraction, sharded, first_level), standing
