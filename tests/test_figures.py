@@ -77,6 +77,25 @@ def test_glass_brain_and_montage(code: int) -> None:
     assert "s03" not in shown
 
 
+def test_a_map_out_of_scale_leaves_others_their_colours() -> None:
+    one = cohort()["effect"]
+    usual = np.nanquantile(np.abs(one.isel(subject=slice(1, None)).values), 0.999)
+    odd = one.copy(data=one.values * np.where(np.arange(8) == 0, 1000, 1)[:, None, None, None])
+    shown = texts(vx.figures.plot_montage(odd))
+    largest = float(shown.split("colours from ")[1].split(" to ")[1].split("\n")[0])
+    assert 0.7 * usual < largest < 1.3 * usual
+
+
+def test_columns_of_a_design_are_drawn_over_their_largest_value() -> None:
+    table = people(16).assign(person=np.repeat([f"p{i}" for i in range(8)], 2))
+    data = vx.from_arrays({"effect": np.ones((16, 2, 2, 2))}, affine=np.eye(4), participants=table)
+    design = vx.make_design(data, "~ age + C(person)")
+    figure = vx.figures.plot_design(design)
+    (picture,) = figure.findobj(matplotlib.image.AxesImage)
+    np.testing.assert_allclose(picture.get_array(), design.values / np.abs(design.values).max(axis=0))
+    assert figure.get_figwidth() < 7  # not wider for each person
+
+
 def test_design_and_contrasts() -> None:
     data = cohort()
     design = vx.make_design(data, "~ age + site")
@@ -114,6 +133,23 @@ def test_null_distribution_shows_the_observed_maximum_and_its_p() -> None:
     assert (maxima > limit + 1e-9).mean() <= 0.05 < (maxima >= limit - 1e-9).mean()
     heights = [patch.get_height() for patch in figure.axes[0].patches]
     assert sum(heights) == len(maxima)
+
+
+@pytest.mark.parametrize(
+    ("contrast", "options", "measured"),
+    [
+        ({"a": [1]}, {}, "|t|"),
+        ({"a": [1]}, {"alternative": "greater"}, "t"),
+        ({"a": [1]}, {"alternative": "less"}, "-t"),
+        ({"a": np.eye(1)}, {"alternative": "less"}, "F"),
+        ({"a": [1]}, {"missing": "available"}, "|z|"),
+        ({"a": [1]}, {"statistics": ("cluster_extent",), "cluster_forming_z": 1.0}, "cluster extent"),
+    ],
+)
+def test_maxima_say_of_what_they_are(contrast: Any, options: Any, measured: str) -> None:
+    result = run(cohort(), np.ones((8, 1)), contrast, relabelling="flip", n_permutations=20, **options)
+    figure = vx.figures.plot_null(result, statistic=str(result["statistic"].values[0]))
+    assert f"largest {measured} of a relabelling" in texts(figure)
 
 
 def test_p_of_negative_maxima_counts_the_observed_one() -> None:

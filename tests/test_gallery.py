@@ -105,6 +105,35 @@ def test_first_level_models_of_a_downloaded_data_set(tmp_path: Path) -> None:
     assert "64 sign flips, exhaustive: True" in said
 
 
+def test_means_of_downloaded_maps(tmp_path: Path) -> None:
+    said = downloaded(
+        tmp_path,
+        "one_sample_test.py",
+        fetch_localizer_contrasts=[localizer(tmp_path, 10, contrast="LeftVsRight", seed=2, lacking=(3,))],
+    )
+    assert "9 people" in said
+    assert "512 relabellings, exhaustive: True" in said
+
+
+def test_pairs_of_downloaded_maps(tmp_path: Path) -> None:
+    """Maps of two contrasts alternate, and who lacks one of them is left out."""
+    both = [
+        localizer(tmp_path, 8, contrast=contrast, seed=3 + i, lacking=lacking)
+        for i, (contrast, lacking) in enumerate([("VerticalCheckerboard", (2,)), ("HorizontalCheckerboard", ())])
+    ]
+    given = both[0] | {"cmaps": sorted(both[0]["cmaps"] + both[1]["cmaps"])}
+    said = downloaded(tmp_path, "two_sample_test.py", fetch_localizer_contrasts=[given])
+    assert "14 maps of 7 people" in said
+    assert "128 distinct relabellings" in said
+
+
+def test_walk_through_downloaded_maps(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 10, contrast="LeftVsRight", seed=5)
+    said = downloaded(tmp_path, "button_press.py", fetch_localizer_contrasts=[given])
+    assert "10 people, the first of them S01" in said
+    assert "report.html" in said
+
+
 def downloaded(folder: Path, name: str, **fetched: list[dict[str, Any]]) -> str:
     """The output of an example whose fetchers give these."""
     answers = folder / "fetched.json"

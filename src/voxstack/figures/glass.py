@@ -78,7 +78,8 @@ def plot_montage(
     columns
         Of the grid.
     vmax
-        Value of the last colour; by default the 99.9th percentile of the absolute values that are drawn.
+        Value of the last colour; by default the 99.9th percentile of the absolute values of a map, in the median over
+        the maps that are drawn: one that is out of scale does not take the colours from all others.
 
     Returns
     -------
@@ -95,7 +96,7 @@ def plot_montage(
         raise InputError(f"There is no subject {', '.join(strange) or 'to draw'}.")
     chosen = maps.isel({SUBJECT: known.get_indexer(wanted)}).load()
     if vmax is None:
-        vmax = float(np.nanquantile(np.abs(chosen.values), 0.999)) or 1.0
+        vmax = _usual_extreme(chosen) or 1.0
     rows = -(-len(wanted) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(2.1 * columns, 2.6 * rows), squeeze=False)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=1 - 0.75 / (2.6 * rows), wspace=0.05, hspace=0.15)
@@ -118,3 +119,9 @@ def plot_montage(
     figure.suptitle(f"{label(maps.name)}, colours from {-vmax:.3g} to {vmax:.3g}", x=0.01, ha="left")
     drawn_figure: Figure = figure
     return drawn_figure
+
+
+def _usual_extreme(maps: xr.DataArray) -> float:
+    """The 99.9th percentile of absolute values, in the median over maps; 0 where all are empty."""
+    extremes = abs(maps).quantile(0.999, SPACE)
+    return float(extremes.fillna(0).median())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def plot_design(design: xr.DataArray) -> "Figure":
-    """A design matrix, each column in a scale of its own.
+    """A design matrix, each column in a scale of its own: over its value farthest from 0.
 
     Parameters
     ----------
@@ -29,9 +29,12 @@ def plot_design(design: xr.DataArray) -> "Figure":
     if set(design.dims) != {"subject", "regressor"}:
         raise InputError(f"A design has the dimensions subject and regressor, not {design.dims}.")
     names = [label(name) for name in design["regressor"].values]
-    table = pd.DataFrame(design.transpose("subject", "regressor").values, columns=names)
-    figure, axes = plt.subplots(figsize=(1.2 + 0.7 * table.shape[1], 5.2), layout="constrained")
-    plotting.plot_design_matrix(table, axes=axes)
+    matrix = design.transpose("subject", "regressor").values
+    largest = np.maximum(np.abs(matrix).max(axis=0, initial=0.0), np.finfo(float).tiny)
+    table = pd.DataFrame(matrix / largest, columns=names)  # 0 and 1 look alike in all columns of factors
+    width = min(0.7 * len(names), max(4.9, 0.36 * len(names)))  # columns of many people are narrow ones
+    figure, axes = plt.subplots(figsize=(1.2 + width, 5.2), layout="constrained")
+    plotting.plot_design_matrix(table, rescale=False, axes=axes)
     axes.set_ylabel("subject")
     drawn_figure: Figure = figure
     return drawn_figure

@@ -9,6 +9,7 @@ from voxstack.errors import InputError, listing
 from voxstack.figures.drawing import drawing, label
 from voxstack.inference.options import check_real
 from voxstack.kernels.pvalues import TIE, corrected_p, critical_maximum
+from voxstack.schema import SPACE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,8 +55,28 @@ def plot_null(
     axes.hist(finite, bins="auto", color="#9db4c8", edgecolor="white", linewidth=0.4)
     axes.axvline(limit, color="#444444", linestyle="--", label=f"exceeded by at most {100 * alpha:g}%: {limit:.4g}")
     axes.axvline(maxima[0], color="#c0392b", linewidth=2, label=f"observed: {maxima[0]:.4g}, p = {p:.3g}")
-    axes.set(xlabel=f"largest {statistic} of a relabelling", ylabel="relabellings", title=label(contrast))
+    axes.set(
+        xlabel=f"largest {_measured(result, contrast, statistic)} of a relabelling",
+        ylabel="relabellings",
+        title=label(contrast),
+    )
     figure.legend(loc="outside lower center", ncols=2, frameon=False)  # not over the line that all is about
     axes.spines[["top", "right"]].set_visible(False)
     drawn_figure: Figure = figure
     return drawn_figure
+
+
+_WORDS = {"cluster_extent": "cluster extent", "cluster_mass": "cluster mass", "tfce": "TFCE"}
+_SIDES = {"two-sided": "|{}|", "greater": "{}", "less": "-{}"}
+
+
+def _measured(result: xr.Dataset, contrast: str, statistic: str) -> str:
+    """What the maxima are of, in words: of voxels the value that is compared, such as |t|."""
+    if statistic in _WORDS:
+        return _WORDS[statistic]
+    if (stat_type := str(result["stat_type"].sel(contrast=contrast).item())) == "F":
+        side = "greater"
+    else:
+        side = str(result.attrs.get("alternative", "two-sided"))
+    available = set(SPACE) <= set(result["dof"].dims)  # voxels of different degrees of freedom compare by z
+    return _SIDES[side].format("z" if available else stat_type)
