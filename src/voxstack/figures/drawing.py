@@ -72,8 +72,9 @@ def within(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def colours_of(stat_map: xr.DataArray) -> dict[str, Any]:
-    """Options of nilearn: diverging colours where there are two signs, and rising ones elsewhere."""
-    return {} if float(stat_map.min()) < 0 else {"cmap": "inferno", "symmetric_cbar": False}
+    """Options of nilearn: diverging colours around 0 where there are negative values, and rising ones elsewhere."""
+    # Left alone, nilearn spreads the diverging colours over -vmax to 0 where no value is positive: small ones turn red.
+    return {"symmetric_cbar": True} if float(stat_map.min()) < 0 else {"cmap": "inferno", "symmetric_cbar": False}
 
 
 def template_for(image: nib.Nifti1Image, background: Any) -> Any:
