@@ -7,7 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 import voxstack as vx
@@ -39,7 +41,7 @@ def test_example_finds_its_truth(name: str, tmp_path: Path) -> None:
 
 
 def localizer(folder: Path, n: int, *, contrast: str, seed: int, lacking: tuple[int, ...] = ()) -> dict[str, Any]:
-    """What ``fetch_localizer_contrasts`` gives: a table, and maps in a folder for each person, where some lack theirs."""
+    """What ``fetch_localizer_contrasts`` gives: a table, and maps in folders of each person, where some lack theirs."""
     made = vx.simulate_cohort(folder / f"made-{seed}", n_subjects=n, resolution=6, seed=seed)
     people = [f"S{i + 1:02d}" for i in range(n)]
     maps = []
@@ -58,7 +60,48 @@ def test_association_of_downloaded_maps(tmp_path: Path) -> None:
     assert "10 of 11 people have a score" in said
 
 
-def downloaded(folder: Path, name: str, **fetched: list[dict[str, Any]]) -> str:
+def test_thresholds_of_downloaded_maps(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 8, contrast="LeftVsRight", seed=2)
+    said = downloaded(tmp_path, "thresholding.py", fetch_localizer_contrasts=[given])
+    assert "8 people" in said
+    assert "false" not in said.replace("false discovery rate", "")  # nothing is known of the truth
+
+
+def test_true_discoveries_in_downloaded_maps(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 8, contrast="Sentences", seed=3)
+    labels = np.zeros((20, 24, 20), dtype=np.int16)  # 9 mm, on a lattice of its own
+    labels[:10, :, 5:15], labels[10:, :, 5:15] = 1, 2
+    atlas = nib.Nifti1Image(labels, nib.affines.from_matvec(np.diag([9.0, 9, 9]), [-90, -126, -72]))
+    atlas.to_filename(tmp_path / "atlas.nii.gz")
+    lut = {"index": [0, 1, 2], "name": ["Background", "left half", "right half"]}
+    harvard_oxford = {"maps": str(tmp_path / "atlas.nii.gz"), "lut": lut}
+    said = downloaded(
+        tmp_path, "true_discoveries.py", fetch_localizer_contrasts=[given], fetch_atlas_harvard_oxford=[harvard_oxford]
+    )
+    assert "8 people" in said
+    assert "left half" in said
+
+
+def test_morphometry_of_downloaded_maps(tmp_path: Path) -> None:
+    made = vx.simulate_cohort(tmp_path / "made", n_subjects=16, resolution=6, seed=4)
+    people = pd.read_csv(made / "participants.tsv", sep="\t")
+    oasis = {
+        "gray_matter_maps": [str(made / path) for path in people["effect_path"]],
+        "ext_vars": {
+            "id": people["participant_id"].tolist(),
+            "mf": people["sex"].tolist(),
+            "age": people["age"].tolist(),
+        },
+    }
+    said = downloaded(
+        tmp_path, "voxel_based_morphometry.py",
+        fetch_oasis_vbm=[oasis], fetch_icbm152_brain_gm_mask=[str(made / "mask.nii.gz")],
+    )  # fmt: skip
+    assert "16 people" in said
+    assert "report.html" in said
+
+
+def downloaded(folder: Path, name: str, **fetched: list[Any]) -> str:
     """The output of an example whose fetchers give these."""
     answers = folder / "fetched.json"
     answers.write_text(json.dumps(fetched), encoding="utf-8")
