@@ -65,6 +65,15 @@ def test_where_nothing_is_left_brains_are_drawn_empty() -> None:
     assert [text for text in texts(figure).split("\n") if text.startswith("z=")] == ["z=30", "z=60", "z=90"]
 
 
+@pytest.mark.parametrize("plot", [vx.figures.plot_slices, vx.figures.plot_glass_brain])
+def test_colours_of_negative_values_are_centred_on_0(plot: Any) -> None:
+    values = np.zeros((8, 9, 7))
+    values[2:4, 2:4, 2:4], values[5:7, 5:7, 3:5] = -6, -1
+    one = vx.read_map(nib.Nifti1Image(values, np.diag([20.0, 20, 20, 1])), kind="z")["z_score"].sel(contrast="map")
+    bar = plot(one.where(one < 0)).axes[-1]
+    assert bar.get_ylim() == (-6, 6)
+
+
 @pytest.mark.parametrize("code", [0, 4])
 def test_glass_brain_and_montage(code: int) -> None:
     one = cohort()["effect"]

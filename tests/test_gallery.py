@@ -134,7 +134,48 @@ def test_walk_through_downloaded_maps(tmp_path: Path) -> None:
     assert "report.html" in said
 
 
-def downloaded(folder: Path, name: str, **fetched: list[dict[str, Any]]) -> str:
+def test_thresholds_of_downloaded_maps(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 8, contrast="LeftVsRight", seed=2)
+    said = downloaded(tmp_path, "thresholding.py", fetch_localizer_contrasts=[given])
+    assert "8 people" in said
+    assert "false" not in said.replace("false discovery rate", "")  # nothing is known of the truth
+
+
+def test_true_discoveries_in_downloaded_maps(tmp_path: Path) -> None:
+    given = localizer(tmp_path, 8, contrast="Sentences", seed=3)
+    labels = np.zeros((20, 24, 20), dtype=np.int16)  # 9 mm, on a lattice of its own
+    labels[:10, :, 5:15], labels[10:, :, 5:15] = 1, 2
+    atlas = nib.Nifti1Image(labels, nib.affines.from_matvec(np.diag([9.0, 9, 9]), [-90, -126, -72]))
+    atlas.to_filename(tmp_path / "atlas.nii.gz")
+    lut = {"index": [0, 1, 2], "name": ["Background", "left half", "right half"]}
+    harvard_oxford = {"maps": str(tmp_path / "atlas.nii.gz"), "lut": lut}
+    said = downloaded(
+        tmp_path, "true_discoveries.py", fetch_localizer_contrasts=[given], fetch_atlas_harvard_oxford=[harvard_oxford]
+    )
+    assert "8 people" in said
+    assert "left half" in said
+
+
+def test_morphometry_of_downloaded_maps(tmp_path: Path) -> None:
+    made = vx.simulate_cohort(tmp_path / "made", n_subjects=16, resolution=6, seed=4)
+    people = pd.read_csv(made / "participants.tsv", sep="\t")
+    oasis = {
+        "gray_matter_maps": [str(made / path) for path in people["effect_path"]],
+        "ext_vars": {
+            "id": people["participant_id"].tolist(),
+            "mf": people["sex"].tolist(),
+            "age": people["age"].tolist(),
+        },
+    }
+    said = downloaded(
+        tmp_path, "voxel_based_morphometry.py",
+        fetch_oasis_vbm=[oasis], fetch_icbm152_brain_gm_mask=[str(made / "mask.nii.gz")],
+    )  # fmt: skip
+    assert "16 people" in said
+    assert "report.html" in said
+
+
+def downloaded(folder: Path, name: str, **fetched: list[Any]) -> str:
     """The output of an example whose fetchers give these."""
     answers = folder / "fetched.json"
     answers.write_text(json.dumps(fetched), encoding="utf-8")

@@ -41,7 +41,8 @@ class Region:
     centre_mm
         MNI coordinates.
     height
-        Of the effect at the centre, in units of the noise's standard deviation; it falls off as a Gaussian.
+        Of the effect at the centre, in the maps' units; the noise is as large as `noise_sd`. It falls off as a
+        Gaussian.
     width_mm
         Standard deviation of that Gaussian; it ends at 2.5 of them.
     about

@@ -80,10 +80,11 @@ def within(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def colours_of(stat_map: xr.DataArray, vmax: float | None) -> dict[str, Any]:
-    """Options of nilearn: diverging colours where there are two signs, and rising ones elsewhere."""
+    """Options of nilearn: diverging colours around 0 where there are negative values, and rising ones elsewhere."""
     if vmax is None and not np.nan_to_num(stat_map).any():
         vmax = 1.0  # of a map in which nothing is significant, which has no largest value
-    signs = {} if float(stat_map.min()) < 0 else {"cmap": "inferno", "symmetric_cbar": False}
+    # Left alone, nilearn spreads the diverging colours over -vmax to 0 where no value is positive: small ones turn red.
+    signs = {"symmetric_cbar": True} if float(stat_map.min()) < 0 else {"cmap": "inferno", "symmetric_cbar": False}
     return {"vmax": vmax, **signs}
 
 
