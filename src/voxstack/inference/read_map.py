@@ -148,7 +148,7 @@ def _said(image: Place | SpatialImage, kind: MapKind | None) -> tuple[MapKind, d
         known["Alternative"] = told["Alternative"]
     if kind in ("t", "F") and isinstance(told.get("DegreesOfFreedom"), int | float):
         known["DegreesOfFreedom"] = float(told["DegreesOfFreedom"])
-    if kind in ("t", "F") and "NumeratorDegreesOfFreedom" in told:
+    if kind in ("t", "F") and isinstance(told.get("NumeratorDegreesOfFreedom"), int | float):
         known["NumeratorDegreesOfFreedom"] = int(told["NumeratorDegreesOfFreedom"])
     return kind, known
 
