@@ -12,8 +12,9 @@ import xarray as xr
 from nibabel.spatialimages import SpatialImage
 
 from voxstack import provenance
+from voxstack.checks import check_number, check_real
 from voxstack.errors import InputError, VoxstackWarning
-from voxstack.inference.options import MapKind, check_choices, check_number, check_real
+from voxstack.inference.options import MapKind, check_choices
 from voxstack.io.places import Place, located
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
