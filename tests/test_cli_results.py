@@ -151,6 +151,26 @@ def test_maps_of_our_own_that_cannot_be_tested_are_refused(study: Path, tmp_path
                 vx.read_map(tmp_path / "out" / f"contrast-mean_stat-z_desc-{what}.nii.gz", kind=kind)
 
 
+@pytest.mark.parametrize("alternative", ["greater", "less"])
+def test_maps_of_our_own_say_what_they_test(study: Path, tmp_path: Path, alternative: Any) -> None:
+    result = vx.contrast(vx.fit_glm(vx.open_cohort(study / "c.zarr"), "~ age"), "age", alternative=alternative)
+    result = result.compute()
+    vx.write_maps(result, tmp_path)
+    expected = vx.threshold(result, correction="none", alpha=0.2).attrs["summary"][0].partition(": ")[2]
+    for stat in ("z", "t", "p"):
+        path = tmp_path / f"contrast-age_stat-{stat}_statmap.nii.gz"
+        found = vx.read_map(path)
+        assert found.attrs["alternative"] == found["p_value"].attrs["alternative"] == alternative
+        np.testing.assert_allclose(found["p_value"], result["p_value"], rtol=1e-4)
+        if stat == "z":
+            assert np.isinf(found["dof"]).all()
+            assert vx.read_map(path, alternative="two-sided").attrs["alternative"] == "two-sided"
+            told = succeed("threshold", path, "--correction", "none", "--alpha", "0.2", "--output", tmp_path / "out")
+            assert expected in told
+    (tmp_path / "contrast-age_stat-z_statmap.json").unlink()
+    assert vx.read_map(tmp_path / "contrast-age_stat-z_statmap.nii.gz").attrs["alternative"] == "two-sided"
+
+
 def test_few_relabellings_are_too_coarse_for_other_corrections(study: Path) -> None:
     permuted = vx.open_results(study / "permuted" / "results.zarr")
     with pytest.warns(vx.errors.VoxstackWarning, match="correction='fwe'"):

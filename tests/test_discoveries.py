@@ -1,5 +1,6 @@
 """`true_discovery_proportion` against published numbers, a second implementation, and its own parts."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from scipy import ndimage, stats
 import voxstack as vx
 from permuted_cohorts import run
 from random_cohorts import cohort_of
-from voxstack.errors import GridMismatch, InputError
+from voxstack.errors import GridMismatch, InputError, VoxstackWarning
 
 Float = NDArray[np.float64]
 AFFINE = np.diag([3.0, 3, 3, 1])
@@ -155,6 +156,21 @@ def test_numbers_of_nilearns_own_tests(threshold: Any, expected: int) -> None:
 
 
 class TestRegions:
+    def test_labels_that_lie_elsewhere_are_named_but_for_none(self) -> None:
+        """The maps show a part of the atlas, in which every voxel has a label."""
+        labels = np.zeros((8, 8, 8), dtype=np.int32)
+        labels[1:7, 1:7, 1:7] = 5
+        result = result_of(np.random.default_rng(0).normal(size=(3, 3, 3)) + 2)
+        affine = AFFINE.copy()
+        affine[:3, 3] -= AFFINE[:3, :3] @ [2, 2, 2]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = vx.true_discovery_proportion(result, regions=nib.Nifti1Image(labels, affine))
+        assert found["region"].values.tolist() == [5]
+        labels[0, 0, 0] = 9
+        with pytest.warns(VoxstackWarning, match="1 labels are nowhere on the maps' grid: 9"):
+            vx.true_discovery_proportion(result, regions=nib.Nifti1Image(labels, affine))
+
     def test_labels_of_all_kinds(self, tmp_path: Path) -> None:
         rng = np.random.default_rng(5)
         z = rng.normal(size=(6, 6, 6)) + 2

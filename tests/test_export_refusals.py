@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 import voxstack as vx
+from small_cohorts import content
 from voxstack.errors import InputError, StoreError
 
 AFFINE = np.diag([2.0, 2, 2, 1])
@@ -88,3 +89,9 @@ def test_results_are_not_scattered_in_a_store(tmp_path: Path) -> None:
     done = CliRunner().invoke(cli, ["fit", store, "--design", "~ age", "--contrast", "age", "--output", store])
     assert isinstance(done.exception, StoreError)
     assert f"would lie in the store {store}, which removes what is not its own" in str(done.exception)
+    before = content(tmp_path / "c.zarr")
+    for inside in (store, f"{store}/demo"):
+        done = CliRunner().invoke(cli, ["demo", "--subjects", "4", "--output", inside])
+        assert isinstance(done.exception, StoreError)
+        assert f"would lie in the store {store}, which removes what is not its own" in str(done.exception)
+    assert content(tmp_path / "c.zarr") == before

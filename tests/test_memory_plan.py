@@ -3,19 +3,23 @@
 from dataclasses import replace
 from heapq import heappop, heappush
 from pathlib import Path
+from typing import Any
 
 import dask
 import numpy as np
 import pytest
+import xarray as xr
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import voxstack as vx
 from random_cohorts import cohort_of
+from voxstack import memory
 from voxstack.cli import cli
 from voxstack.errors import InputError
 from voxstack.events import collecting
+from voxstack.inference.statistics import STATISTICS, VOXEL
 from voxstack.plan import PROCESS, Means
 from voxstack.plan.permutation import PermutationWork, Schedule
 
@@ -116,6 +120,55 @@ def test_the_mask_counts() -> None:
     all_voxels, some = (vx.memory_plan(cohort_of(maps, mask=inside)) for inside in (None, mask))
     assert some.permute < all_voxels.permute
     assert "permute" in str(some)
+
+
+def test_one_statistic_is_one() -> None:
+    given: Any = {"n_subjects": 200, "shape": (91, 109, 91), "mask_voxels": 230_000}
+    with dask.config.set({"num_workers": 2, "voxstack.memory-limit": "16GiB"}):
+        for name in STATISTICS:
+            assert (
+                vx.memory_plan(**given, statistics=name).permute == vx.memory_plan(**given, statistics=[name]).permute
+            )
+
+
+def test_the_plan_knows_the_statistics_that_there_are() -> None:
+    assert list(memory.STATISTICS) == [VOXEL, *STATISTICS]
+
+
+def test_concatenated_cohorts_are_planned_for_what_both_have() -> None:
+    mask = np.ones((9, 8, 7), dtype=bool)
+    mask[2:] = False
+    maps = np.random.default_rng(0).normal(size=(6, *mask.shape))
+    one, other = cohort_of(maps), cohort_of(maps, mask=mask)
+    both = xr.concat([one, other], "subject", data_vars="all", coords="different", compat="equals", join="outer")
+    assert sum(vx.memory_plan(both).permuting.blocks) == mask.sum()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"statistics": ["voxel", "vox"]}, "statistics='vox': voxstack knows 'voxel', 'cluster_extent'"),
+        ({"statistics": "nope"}, "statistics='nope'"),
+        ({"missing": "x"}, "missing='x': voxstack knows 'complete', 'available'"),
+        ({"mask_voxels": 0}, "mask_voxels must be a whole number from 1"),
+        ({"n_contrasts": 0}, "n_contrasts must be a whole number from 1"),
+        ({"n_maps": "two"}, "n_maps must be a whole number from 1"),
+        ({"dtype": "int7"}, "dtype='int7' is no type"),
+        ({"n_subjects": 2.5}, "n_subjects must be a whole number"),
+        ({"shape": (3, 3)}, r"shape=\(x, y, z\)"),
+        ({"shape": (3, 0, 3)}, r"shape=\(x, y, z\)"),
+        ({"shape": (3, 3.5, 3)}, r"shape=\(x, y, z\)"),
+    ],
+)
+def test_mistakes_are_named(options: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        vx.memory_plan(**{"n_subjects": 3, "shape": (3, 3, 3), **options})
+
+
+def test_a_cohort_without_a_voxel_is_refused() -> None:
+    cohort = cohort_of(np.ones((6, 3, 3, 3)), mask=np.zeros((3, 3, 3), dtype=bool))
+    with pytest.raises(InputError, match="no voxel"):
+        vx.memory_plan(cohort)
 
 
 def test_the_command_line_says_it(tmp_path: Path) -> None:

@@ -17,7 +17,9 @@ from voxstack.io.places import local_folder
 from voxstack.models.contrast import contrast
 from voxstack.models.fit import fit_glm
 from voxstack.simulate import REGIONS, simulate_cohort, true_effects
+from voxstack.store.location import Location
 from voxstack.store.stack import stack
+from voxstack.store.standing import check_apart
 
 DESIGN = "~ age + sex"
 CONTRASTS = {"age": "age", "sex": "sex[T.M]"}
@@ -108,10 +110,18 @@ def run_demo(folder: str | Path, *, n_subjects: int = 40, seed: int = 0, progres
     Returns
     -------
     Demo
+
+    Raises
+    ------
+    VoxstackError
+        Fewer than 4 subjects.
+    StoreError
+        The folder lies within a store, or cannot be written.
     """
     if n_subjects < 4:
         raise VoxstackError(f"The demo fits three regressors, so it needs at least 4 subjects, not {n_subjects}.")
     folder = local_folder(folder, "The demo")
+    check_apart(Location.of(folder / "cohort.zarr"))  # images in a store would stay when it is refused
     output = folder / "results"
     seconds: dict[str, float] = {}
     clock = perf_counter()

@@ -10,10 +10,14 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack import plan
+from voxstack.checks import check_choice, check_number
 from voxstack.errors import InputError
 from voxstack.plan.permutation import LEAST_SHARE, PermutationWork, Schedule
 from voxstack.run import means
 from voxstack.schema import SPACE, SUBJECT, map_names
+
+STATISTICS = {"voxel": 0.0, "cluster_extent": LEAST_SHARE, "cluster_mass": LEAST_SHARE, "tfce": 1.0}
+"""Those of `permutation_test`, and the share of a map's voxels that each has in memory besides."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ def memory_plan(
     maps_per_contrast: int = 5,
     missing: Literal["complete", "available"] = "complete",
     mask_voxels: int | None = None,
-    statistics: Sequence[str] = ("voxel",),
+    statistics: str | Sequence[str] = ("voxel",),
     n_permutations: int = 5000,
 ) -> MemoryPlan:
     """Plan the memory of working on a cohort, on the active Dask client or on this process' threads.
@@ -174,7 +178,7 @@ def memory_plan(
     mask_voxels
         Voxels in the mask; by default those of the cohort's, or all.
     statistics
-        Of `permutation_test`; those of clusters with thresholds of p < 0.0025.
+        Of `permutation_test`, one or several; those of clusters with thresholds of p < 0.0025.
     n_permutations
         Of `permutation_test`.
 
@@ -186,8 +190,18 @@ def memory_plan(
     Raises
     ------
     InputError
-        Neither a cohort nor its numbers, or not one subject fits into the memory.
+        Neither a cohort nor its numbers; numbers below 1, or no such type, statistic or treatment of missing data; or
+        not one subject fits into the memory.
     """
+    statistics = [statistics] if isinstance(statistics, str) else list(statistics)
+    for one in statistics:
+        check_choice("statistics", one, STATISTICS)
+    check_choice("missing", missing, ("complete", "available"))
+    counts = {"n_maps": n_maps, "n_regressors": n_regressors, "n_contrasts": n_contrasts}
+    counts |= {"maps_per_contrast": maps_per_contrast, "n_permutations": n_permutations}
+    counts |= {} if mask_voxels is None else {"mask_voxels": mask_voxels}
+    for name, count in counts.items():
+        check_number(name, count, 1)
     chunk: tuple[int, ...] | None = None
     if cohort is not None:
         names = map_names(cohort)
@@ -197,9 +211,14 @@ def memory_plan(
         n_subjects, n_maps, dtype = first.sizes[SUBJECT], len(names), str(first.dtype)
         shape = (first.sizes["x"], first.sizes["y"], first.sizes["z"])
         chunk = None if first.chunks is None else tuple(max(axis) for axis in first.chunks)
-    if n_subjects is None or shape is None or n_subjects < 1 or min(shape) < 1:
+    if n_subjects is None or shape is None:
         raise InputError("Give a cohort, or its n_subjects and shape=(x, y, z).")
-    given, itemsize = means(), np.dtype(dtype).itemsize
+    check_number("n_subjects", n_subjects, 1)
+    if len(shape) != 3:
+        raise InputError(f"The grid is given as shape=(x, y, z), not {shape!r}.")
+    for side in shape:
+        check_number(f"Each of shape=(x, y, z), which is {shape!r},", side, 1)
+    given, itemsize = means(), _itemsize(dtype)
     stacking = plan.StackWork(shape, itemsize, n_maps, filtered, shard)
     size = stacking.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)
     if chunk is not None and chunk[0] < n_subjects:  # else the chunks may have room for more subjects than there are
@@ -209,7 +228,7 @@ def memory_plan(
     fitting = plan.FitWork(
         shape, (size, x, y, z), n_subjects, n_regressors, n_contrasts, maps_per_contrast, available, itemsize
     )
-    inside = None if cohort is None or "mask" not in cohort.coords else cohort["mask"].transpose(*SPACE).values
+    inside = None if cohort is None or "mask" not in cohort.coords else _mask_of(cohort)
     of_maps = [name for name in statistics if name != "voxel"]
     permuting = PermutationWork(
         blocks=_blocks(inside, shape, (x, y, z), mask_voxels),
@@ -219,7 +238,7 @@ def memory_plan(
         n_relabellings=n_permutations,
         n_hypotheses=n_contrasts,
         n_statistics=len(of_maps),
-        suprathreshold=1.0 if "tfce" in of_maps else LEAST_SHARE,
+        suprathreshold=max([LEAST_SHARE, *(STATISTICS[name] for name in of_maps)]),
         available=available,
     )
     try:
@@ -227,6 +246,22 @@ def memory_plan(
     except InputError:
         schedule = None
     return MemoryPlan(given, stacking, fitting, permuting, size, schedule)
+
+
+def _itemsize(dtype: str) -> int:
+    try:
+        return np.dtype(dtype).itemsize
+    except TypeError as error:
+        raise InputError(f"dtype={dtype!r} is no type of numbers, such as 'float32'.") from error
+
+
+def _mask_of(cohort: xr.Dataset) -> NDArray[np.bool_]:
+    """Voxels that all masks of the cohort have: concatenated ones have a mask for each subject."""
+    mask = cohort["mask"]
+    mask = mask.all(SUBJECT) if SUBJECT in mask.dims else mask
+    if not mask.any():
+        raise InputError("The mask of the cohort has no voxel.")
+    return np.asarray(mask.transpose(*SPACE).values)
 
 
 def _blocks(

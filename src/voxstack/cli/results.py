@@ -31,7 +31,8 @@ def reading(command: Command) -> Command:
             click.option("--dof", type=float, metavar="N", help="Residual degrees of freedom of MAP, of t and F."),
             click.option("--dof-num", type=int, metavar="N", help="Numerator degrees of freedom of MAP, of F."),
             click.option("--mask", type=READ, help="An image of the voxels that were tested."),
-            click.option("--alternative", type=click.Choice(ALTERNATIVES), help="By default that of the result."),
+            click.option("--alternative", type=click.Choice(ALTERNATIVES),
+                         help="By default that of the result, or of MAP's sidecar."),
             click.option("--variable", help="Such as z_score, stat or tfce."),
             click.option("--cluster-extent", type=int, default=0, show_default=True, metavar="K",
                          help="Voxels that a cluster must have."),
@@ -61,7 +62,7 @@ def open_source(
             dof=dof,
             dof_num=dof_num,
             mask=mask,
-            alternative=alternative or "two-sided",
+            alternative=alternative,
             name=place_of(source).name.split(".")[0],
             storage_options=storage_options,
         )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from voxstack.checks import check_number
 from voxstack.errors import InputError
 from voxstack.figures.drawing import check_map, colours_of, drawing, drawn, image_of, label, nothing_may_pass, title_of
-from voxstack.inference.options import check_number
 from voxstack.schema import SPACE, SUBJECT
 
 if TYPE_CHECKING:

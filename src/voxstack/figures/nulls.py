@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xarray as xr
 
+from voxstack.checks import check_real
 from voxstack.errors import InputError, listing
 from voxstack.figures.drawing import drawing, label
-from voxstack.inference.options import check_real
 from voxstack.kernels.pvalues import TIE, corrected_p, critical_maximum
 from voxstack.schema import SPACE
 

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import xarray as xr
 
+from voxstack.checks import check_number
 from voxstack.errors import InputError
 from voxstack.figures.drawing import (
     check_map,
@@ -20,7 +21,6 @@ from voxstack.figures.drawing import (
     title_of,
 )
 from voxstack.grid import Grid
-from voxstack.inference.options import check_number
 from voxstack.schema import SPACE, SUBJECT, map_names
 from voxstack.store.coverage import counts_other_subjects
 

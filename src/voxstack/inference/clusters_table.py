@@ -9,11 +9,11 @@ import pandas as pd
 import xarray as xr
 from scipy import ndimage
 
+from voxstack.checks import check_number, check_real
 from voxstack.computation import compute
 from voxstack.grid import Grid
 from voxstack.inference.evidence import maps_of
 from voxstack.inference.found_clusters import FoundClusters, find_clusters, make_rule
-from voxstack.inference.options import check_number, check_real
 from voxstack.io.atlas import Atlas, AtlasSpec
 from voxstack.io.places import located
 from voxstack.kernels.peaks import apart, local_maxima

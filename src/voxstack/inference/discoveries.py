@@ -8,11 +8,12 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from voxstack import provenance
+from voxstack.checks import check_real
 from voxstack.computation import compute
 from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.inference.evidence import check_not_thresholded, check_result, z_of
-from voxstack.inference.options import check_choices, check_real
+from voxstack.inference.options import check_choices
 from voxstack.inference.statistics import check_connectivity
 from voxstack.io.atlas import Atlas, AtlasSpec
 from voxstack.io.places import located

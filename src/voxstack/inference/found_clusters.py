@@ -7,10 +7,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from voxstack.checks import check_number, check_real
 from voxstack.computation import compute
 from voxstack.errors import InputError, listing
 from voxstack.inference.evidence import check_result, maps_of
-from voxstack.inference.options import check_number, check_real
 from voxstack.inference.statistics import check_connectivity
 from voxstack.kernels import clusters
 from voxstack.kernels.neighbours import neighbours

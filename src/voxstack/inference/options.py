@@ -1,11 +1,12 @@
 """Options of tests, and of what reads their results, checked before any work."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from scipy import special
 
+from voxstack.checks import check_choice
 from voxstack.errors import InputError, listing
 from voxstack.inference.methods import METHODS
 from voxstack.inference.statistics import STATISTICS, VOXEL
@@ -31,28 +32,12 @@ _CHOICES: dict[str, Iterable[str]] = {
 def check_choices(**given: str) -> None:
     """Refuse an option that is none of those that there are."""
     for option, value in given.items():
-        if value not in _CHOICES[option]:
-            raise InputError(f"{option}={value!r}: voxstack knows {listing(map(repr, _CHOICES[option]), most=9)}.")
+        check_choice(option, value, _CHOICES[option])
     if given.get("missing") == "available" and given.get("scale") == "stat":
         raise InputError(
             "scale='stat' goes with missing='complete'. Voxels of available cases differ in their degrees of freedom, "
             "and so are compared by z."
         )
-
-
-def check_number(what: str, given: Any, least: int) -> None:
-    """Refuse what is no whole number, or too small a one."""
-    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not least <= given < 2**63:
-        raise InputError(f"{what} must be a whole number from {least} to 2^63 - 1, not {given!r}.")
-
-
-def check_real(what: str, given: Any, least: float, most: float = np.inf, *, inside: bool = False) -> None:
-    """Refuse what is no number, or not from `least` to `most`, which are themselves refused if it must lie inside."""
-    real = isinstance(given, int | float | np.integer | np.floating) and not isinstance(given, bool)
-    if not real or not (least < given < most if inside else least <= given <= most) or not np.isfinite(given):
-        above = f"above {least:g}" if inside else f"of at least {least:g}"
-        span = f"between {least:g} and {most:g}" if np.isfinite(most) else above
-        raise InputError(f"{what} must be a number {span}, not {given!r}.")
 
 
 def choose_statistics(statistics: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxstack import provenance
 from voxstack.blocks import Columns, as_blocks, columns
+from voxstack.checks import check_number
 from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
 from voxstack.covariates import decode
 from voxstack.design import Matrix, make_design
@@ -22,7 +23,7 @@ from voxstack.inference.checkpoint import Checkpoint, digest
 from voxstack.inference.engine import count_voxels, enhance_maps, fingerprint
 from voxstack.inference.exchangeability import Blocks
 from voxstack.inference.hypotheses import Hypothesis, Plan, Precision, Relabelling, check_joint, make_hypotheses
-from voxstack.inference.options import check_choices, check_number, choose_statistics, choose_threshold
+from voxstack.inference.options import check_choices, choose_statistics, choose_threshold
 from voxstack.inference.results import TailRule, assemble
 from voxstack.inference.statistics import TFCE, VOXEL, Enhancement, Scale, check_connectivity
 from voxstack.io.places import located

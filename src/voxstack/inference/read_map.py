@@ -12,12 +12,13 @@ import xarray as xr
 from nibabel.spatialimages import SpatialImage
 
 from voxstack import provenance
+from voxstack.checks import check_number, check_real
 from voxstack.errors import InputError, VoxstackWarning
-from voxstack.inference.options import MapKind, check_choices, check_number, check_real
+from voxstack.inference.options import MapKind, check_choices
 from voxstack.io.places import Place, located
 from voxstack.io.readers import image_source, read_maps
 from voxstack.kernels import pvalues
-from voxstack.kernels.pvalues import Alternative
+from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 from voxstack.models.inputs import mask_inside
 from voxstack.schema import SPACE, annotate
 from voxstack.store.mask import AnalysisMask
@@ -30,7 +31,7 @@ def read_map(
     dof: float | None = None,
     dof_num: int | None = None,
     mask: AnalysisMask | None = None,
-    alternative: Alternative = "two-sided",
+    alternative: Alternative | None = None,
     name: str = "map",
     storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
@@ -52,7 +53,8 @@ def read_map(
         Voxels that were tested: an image, a path, or an array (x, y, z) in the order of the grid. By default those that
         are neither 0 nor NaN; of p-values those that are not NaN, since p may be 0.
     alternative
-        Of z and t, and what the test of p-values was: "two-sided", "greater" or "less".
+        Of z and t, and what the test of p-values was: "two-sided", "greater" or "less". By default what the sidecar
+        says, or else "two-sided".
     name
         Of the contrast.
     storage_options
@@ -71,7 +73,10 @@ def read_map(
         was thresholded by `threshold`, or one whose name says that it is none of these kinds.
     """
     place, mask = located(image, storage_options), located(mask, storage_options)
-    kind, dof, dof_num = _said(place, kind, dof, dof_num)
+    kind, told = _said(place, kind)
+    dof = told.get("DegreesOfFreedom") if dof is None else dof
+    dof_num = told.get("NumeratorDegreesOfFreedom", 1) if dof_num is None else dof_num
+    alternative = told.get("Alternative", "two-sided") if alternative is None else alternative
     check_choices(kind=kind, alternative=alternative)
     if kind in ("t", "F"):
         check_real(f"dof=, the residual degrees of freedom that a map of {kind} needs,", dof, 0, inside=True)
@@ -121,31 +126,32 @@ def read_map(
     return result
 
 
-def _said(
-    image: Place | SpatialImage, kind: MapKind | None, dof: float | None, dof_num: int | None
-) -> tuple[MapKind, float | None, int]:
-    """What is given, completed by what the file's name and its sidecar say."""
-    told: dict[str, Any] = {}
-    if isinstance(image, Place):
-        path = image
-        stem = re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", path.name)
-        if kind is None and re.search(r"desc-fwe\w*_(p|log10p)$|log10p", stem):
-            raise InputError(f"{path.name} holds corrected or logarithmic p-values, which cannot be tested again.")
-        if re.search(r"(?:^|_)desc-(thresholded|significant)", stem):
-            raise InputError(
-                f"{path.name} holds only what passed a threshold, so the voxels that were tested are not known. Read "
-                "the unthresholded map."
-            )
-        kind = kind or _named(path.name, stem)
-        sidecar = path.with_name(f"{stem}.json")
-        if kind in ("t", "F") and sidecar.is_file():
-            try:
-                told = dict(json.loads(sidecar.read_bytes()))
-            except ValueError as error:
-                raise InputError(f"{sidecar} is not JSON: {error}") from error
-    if dof is None and isinstance(told.get("DegreesOfFreedom"), int | float):
-        dof = float(told["DegreesOfFreedom"])
-    return kind or "z", dof, int(told.get("NumeratorDegreesOfFreedom", 1)) if dof_num is None else dof_num
+def _said(image: Place | SpatialImage, kind: MapKind | None) -> tuple[MapKind, dict[str, Any]]:
+    """What a map is, as it is given or by the file's name, and what its sidecar says of use."""
+    if not isinstance(image, Place):
+        return kind or "z", {}
+    stem = re.sub(r"\.(nii|nii\.gz|hdr|img)$", "", image.name)
+    if kind is None and re.search(r"desc-fwe\w*_(p|log10p)$|log10p", stem):
+        raise InputError(f"{image.name} holds corrected or logarithmic p-values, which cannot be tested again.")
+    if re.search(r"(?:^|_)desc-(thresholded|significant)", stem):
+        raise InputError(
+            f"{image.name} holds only what passed a threshold, so the voxels that were tested are not known. Read the "
+            "unthresholded map."
+        )
+    kind = kind or _named(image.name, stem) or "z"
+    sidecar = image.with_name(f"{stem}.json")
+    try:
+        told = dict(json.loads(sidecar.read_bytes())) if sidecar.is_file() else {}
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{sidecar} is not JSON: {error}") from error
+    known: dict[str, Any] = {}
+    if told.get("Alternative") in ALTERNATIVES:
+        known["Alternative"] = told["Alternative"]
+    if kind in ("t", "F") and isinstance(told.get("DegreesOfFreedom"), int | float):
+        known["DegreesOfFreedom"] = float(told["DegreesOfFreedom"])
+    if kind in ("t", "F") and isinstance(told.get("NumeratorDegreesOfFreedom"), int | float):
+        known["NumeratorDegreesOfFreedom"] = int(told["NumeratorDegreesOfFreedom"])
+    return kind, known
 
 
 def _named(name: str, stem: str) -> MapKind | None:

@@ -8,6 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from voxstack.checks import check_number, check_real
 from voxstack.computation import compute
 from voxstack.errors import VoxstackWarning
 from voxstack.inference.evidence import (
@@ -19,7 +20,7 @@ from voxstack.inference.evidence import (
     evidence,
     maps_of,
 )
-from voxstack.inference.options import Correction, check_choices, check_number, check_real
+from voxstack.inference.options import Correction, check_choices
 from voxstack.inference.statistics import check_connectivity
 from voxstack.io.places import located
 from voxstack.kernels import clusters, false_discovery

@@ -66,7 +66,7 @@ class Atlas:
         labels = nearest(self.labels, self.affine, grid.shape, grid.affine)
         if not labels.any():
             raise InputError(f"The labels are all 0, or do not overlap the maps, which have {grid}.")
-        lost = np.setdiff1d(self.labels, labels)
+        lost = np.setdiff1d(self.labels[self.labels != 0], labels)
         if lost.size:
             names = listing(self.names.get(int(label), label) for label in lost)
             warnings.warn(f"{lost.size} labels are nowhere on the maps' grid: {names}.", VoxstackWarning, stacklevel=4)
