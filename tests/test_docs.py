@@ -47,7 +47,7 @@ def test_command_line_page_lists_every_verb_and_option_and_no_other() -> None:
 def test_readme_quotes_the_benchmarks() -> None:
     """The tables are those of the last runs whose numbers are kept."""
     readme, numbers = (ROOT / "README.md").read_text(encoding="utf-8"), []
-    for name in ("benchmarks", "permutation", "scale"):
+    for name in ("benchmarks", "association", "permutation", "scale"):
         assert (ROOT / f"benchmarks/results/{name}.md").read_text(encoding="utf-8") in readme
         numbers += json.loads((ROOT / f"benchmarks/results/{name}.json").read_text(encoding="utf-8"))["numbers"]
     rows = re.findall(r"^\| (.+?) \| (.+?) \| at (?:least|most) .+? \| (missed)? ?\|$", readme, flags=re.M)

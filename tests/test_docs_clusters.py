@@ -192,11 +192,10 @@ def test_the_gateway_for_slurm_names_classes_and_settings_that_there_are(tmp_pat
     backend = import_item(config.DaskGateway.backend_class)
     authenticator = import_item(config.DaskGateway.authenticator_class)
     assert authenticator.__name__ == "JupyterHubAuthenticator"
+    cluster = backend.cluster_config_class.klass
     classes = {
         "DaskGateway": gateway,
-        "SlurmClusterConfig": import_item(backend.cluster_config_class.klass)
-        if isinstance(backend.cluster_config_class.klass, str)
-        else backend.cluster_config_class.klass,
+        "SlurmClusterConfig": import_item(cluster) if isinstance(cluster, str) else cluster,
         "Proxy": import_item("dask_gateway_server.proxy.core.Proxy"),
     }
     for name, settings in config.items():

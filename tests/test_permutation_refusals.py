@@ -227,3 +227,16 @@ def test_warnings_of_rank_and_of_blocks_without_effects_name_what_lacks() -> Non
         vx.permutation_test(readable, DESIGN.assign(twice=2 * AGE - 3), {"mean": "one + age - twice"}, n_permutations=5)
     with pytest.warns(VoxstackWarning, match="no effect of blocks a, b"):
         vx.permutation_test(readable, DESIGN, "age", blocks="family", n_permutations=5)
+
+
+def test_what_differs_between_blocks_alone_is_not_flipped_without_a_word(recwarn: pytest.WarningsRecorder) -> None:
+    maps = np.random.default_rng(0).normal(size=(6, *SHAPE))
+    people = pd.DataFrame({"person": list("aabbcc"), "group": list("xxyyyy")}, index=SUBJECTS)
+    readable = cohort_of(maps, participants=people)
+    with pytest.warns(
+        VoxstackWarning, match=r"'group\[T.y\]' differs between blocks alone.* Blocks\(..., whole=True\)"
+    ):
+        vx.permutation_test(readable, "~ group", "group[T.y]", blocks="person", n_permutations=5)
+    # Silent are those who ask for it, and the mean, which nobody can exchange.
+    vx.permutation_test(readable, "~ group", "group[T.y]", blocks="person", relabelling="flip", n_permutations=5)
+    vx.permutation_test(readable, "~ 1", "Intercept", blocks="person", n_permutations=5)

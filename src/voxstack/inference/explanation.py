@@ -134,6 +134,35 @@ def warn_without_block_effects(design: Float, tree: Tree) -> None:
         )
 
 
+def warn_of_single_flips(contrast: str, effect: Float, tree: Tree) -> None:
+    """Warn where what differs between blocks alone is tested by flips of single images within them.
+
+    Parameters
+    ----------
+    contrast
+        Its name.
+    effect : (n, q)
+        What it tests, the same for all images of a block that subjects are exchanged within.
+    tree
+        Of exchangeability.
+
+    Warns
+    -----
+    VoxstackWarning
+        Such flips suppose images of one block that are independent of each other, as those of one person are not.
+    """
+    within = [block.node for block in _apart(_Block(tree, "", 0, None, True)) if block.node.exchangeable]
+    alone = any(len(node.rows) > 1 and not node.children for node in within)
+    if len(within) > 1 and alone and (effect != effect[0]).any():
+        warnings.warn(
+            f"{contrast!r} differs between blocks alone, so nothing can be exchanged within them: signs of single "
+            "images are flipped, as if images of one block were independent. If they are not, as those of one person, "
+            "exchange whole blocks: Blocks(..., whole=True), or --whole-blocks. If they are, say relabelling='flip'.",
+            VoxstackWarning,
+            stacklevel=4,
+        )
+
+
 def _walk(block: _Block) -> Iterator[_Block]:
     yield block
     for child in _below(block):

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from voxstack.contrasts import Contrast
 from voxstack.errors import DesignError
-from voxstack.inference.explanation import check_relabellings, describe_blocks, warn_without_block_effects
+from voxstack.inference.explanation import (
+    check_relabellings,
+    describe_blocks,
+    warn_of_single_flips,
+    warn_without_block_effects,
+)
 from voxstack.inference.methods import METHODS, reduced, relabelled_effect
 from voxstack.kernels.basis import Basis
 from voxstack.kernels.exchangeability import Tree, orbits
@@ -198,7 +203,8 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
     Warns
     -----
     VoxstackWarning
-        Subjects are permuted within blocks that have no effect in the design.
+        Subjects are permuted within blocks that have no effect in the design, or flipped one by one where what is
+        tested differs between blocks alone.
     """
     hypotheses = []
     model, groups = without_rounding(design), orbits(plan.tree)
@@ -206,6 +212,8 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
     for contrast in contrasts:
         effect = without_rounding(divide(basis, contrast.independent, None).effect)
         kind = plan.relabelling if plan.relabelling != "auto" else _choose(effect, plan)
+        if plan.relabelling == "auto" and kind == "flip":
+            warn_of_single_flips(contrast.name, effect, plan.tree)
         if METHODS[plan.method].rows == "effect":
             rows, relabellings = effect, Relabellings(effect, plan.tree, kind, plan.seed)
         else:
