@@ -95,7 +95,7 @@ def is_declared(command: str) -> None:
 def has_its_options(command: str) -> None:
     """A benchmark takes minutes: its options are those that the script has."""
     _, script, *words = shlex.split(command)
-    known = re.findall(r'add_argument\("(--[\w-]+)"', (ROOT / script).read_text(encoding="utf-8"))
+    known = re.findall(r'add_argument\(\s*"(--[\w-]+)"', (ROOT / script).read_text(encoding="utf-8"))
     assert {word for word in words if word.startswith("--")} <= set(known), command
 
 

@@ -19,7 +19,7 @@ from pages import INSTEAD, PAGES, ROOT, RUN, Block, Reader, blocks, commands, ou
 from voxstack.io.places import Remote
 
 # Directives that hold no code.
-DIRECTIVES = {"{toctree}", "{include}", "{eval-rst}"}
+DIRECTIVES = {"{toctree}", "{include}", "{eval-rst}", "{raw}"}
 
 # Files that a page shows and that none of its commands names, and the tests that use them.
 USED = {

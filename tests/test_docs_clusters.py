@@ -192,7 +192,7 @@ def test_the_gateway_for_slurm_names_classes_and_settings_that_there_are(tmp_pat
     backend = import_item(config.DaskGateway.backend_class)
     authenticator = import_item(config.DaskGateway.authenticator_class)
     assert authenticator.__name__ == "JupyterHubAuthenticator"
-    cluster = backend.cluster_config_class.klass
+    cluster = backend.cluster_config_class.default_value
     classes = {
         "DaskGateway": gateway,
         "SlurmClusterConfig": import_item(cluster) if isinstance(cluster, str) else cluster,
