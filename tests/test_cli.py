@@ -267,6 +267,7 @@ class TestMistakes:
             ("info {s}/sim", "{s}/sim is not a voxstack cohort or result"),
             ("simulate {t}/sim --subjects 0", "at least one subject"),
             ("simulate {t}/sim --subjects 1 --resolution 0.1", "between 1 and 20 mm"),
+            ("simulate {t}/sim --subjects 1 --seed -1", "seed must be a whole number"),
             ("demo --subjects 2 --output {t}/demo", "at least 4 subjects"),
         ],
     )

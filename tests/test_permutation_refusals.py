@@ -240,3 +240,32 @@ def test_what_differs_between_blocks_alone_is_not_flipped_without_a_word(recwarn
     # Silent are those who ask for it, and the mean, which nobody can exchange.
     vx.permutation_test(readable, "~ group", "group[T.y]", blocks="person", relabelling="flip", n_permutations=5)
     vx.permutation_test(readable, "~ 1", "Intercept", blocks="person", n_permutations=5)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (
+            lambda data: vx.fit_glm("cohort.zarr", "~ 1"),
+            "what open_cohort, stack or from_arrays give, not 'cohort.zarr'",
+        ),
+        (lambda data: vx.permutation_test("cohort.zarr", "~ 1", "Intercept"), "what open_cohort, stack or from_arrays"),
+        (lambda data: vx.contrast(vx.fit_glm(data, "~ 1"), 3), "a mapping of names to weights, not 3"),
+        (lambda data: vx.permutation_test(data, "~ 1", "Intercept", statistics=None), "No statistic was asked for"),
+        (lambda data: vx.from_arrays(data["map"].values, affine=np.eye(4)), "named arrays"),
+        (
+            lambda data: vx.from_arrays({"a": data["map"].values}, affine=np.eye(4), participants=pd.Series(range(6))),
+            "participants are a DataFrame, indexed by label, not a Series",
+        ),
+        (lambda data: vx.to_nifti(data), "such as result.z_score, not of a Dataset"),
+        (lambda data: clusters_of(data, cluster_forming_p="0.01"), "must be a number between 0 and 0.5, not '0.01'"),
+        (lambda data: clusters_of(data, cluster_forming_z="x"), "cluster_forming_z must be a number above 0, not 'x'"),
+    ],
+)
+def test_arguments_of_another_type_are_refused_in_words(call: Any, says: str) -> None:
+    with pytest.raises((InputError, DesignError), match=re.escape(says)):
+        call(cohort_of(np.random.default_rng(0).normal(size=(6, *SHAPE))))
+
+
+def clusters_of(data: xr.Dataset, **threshold: Any) -> xr.Dataset:
+    return vx.permutation_test(data, "~ 1", "Intercept", statistics="cluster_mass", **threshold)

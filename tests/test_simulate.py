@@ -85,6 +85,10 @@ def test_a_larger_cohort_begins_with_the_smaller(tmp_path: Path) -> None:
     [
         ({}, "either n_subjects or participants"),
         ({"n_subjects": 2, "participants": people()}, "either n_subjects or participants"),
+        ({"n_subjects": 0}, "at least one subject"),
+        ({"n_subjects": 2, "seed": -1}, "seed must be a whole number from 0"),
+        ({"n_subjects": 2, "noise_sd": -1.0}, "noise_sd must be a number of at least 0"),
+        ({"n_subjects": 2, "smoothness_mm": "8"}, "smoothness_mm must be a number"),
         ({"participants": people().iloc[:0]}, "at least one subject"),
         ({"participants": people().drop(columns="participant_id")}, "no column participant_id"),
         ({"participants": people(participant_id=["a", "b", "a"])}, "'a' stands in several rows"),

@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,6 +74,8 @@ def parse_contrasts(
     """
     if isinstance(contrasts, str):
         contrasts = [contrasts]
+    if not isinstance(contrasts, Mapping | Iterable):
+        raise DesignError(f"Contrasts are names, expressions, or a mapping of names to weights, not {contrasts!r}.")
     if not isinstance(contrasts, Mapping) and not all(isinstance(text, str) for text in contrasts):
         raise DesignError("Weights need a name: write {'name': [0, 1, -1]}, or for F {'name': [[...], [...]]}.")
     named = contrasts if isinstance(contrasts, Mapping) else {text: text for text in contrasts}

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from voxstack.checks import check_number, check_real
 from voxstack.errors import InputError, writing
 from voxstack.io.places import local_folder
 from voxstack.progress import track
@@ -123,12 +124,18 @@ def simulate_cohort(
     Raises
     ------
     InputError
-        No subject, a resolution that is not between 1 and 20 mm, or regions of covariates that the participants lack.
+        No subject, a resolution that is not between 1 and 20 mm, a seed or standard deviations below 0, or regions of
+        covariates that the participants lack.
     StoreError
         The folder cannot be written.
     """
     if not 1 <= resolution <= 20:
         raise InputError(f"The resolution must be between 1 and 20 mm, not {resolution:g}.")
+    if n_subjects is not None:
+        check_number("n_subjects: a cohort needs at least one subject, and their number", n_subjects, 1)
+    check_number("seed", seed, 0)
+    for what, given in {"noise_sd": noise_sd, "smoothness_mm": smoothness_mm, "participant_sd": participant_sd}.items():
+        check_real(what, given, 0)
     table = _table(n_subjects, participants, seed)
     added = _added(table, regions)
     persons = _persons(table, participant_sd)
@@ -184,7 +191,7 @@ def _table(n: int | None, participants: pd.DataFrame | None, seed: int) -> pd.Da
         raise InputError("A simulated cohort needs either n_subjects or participants.")
     table = _drawn(n, seed) if participants is None else _given(participants)
     if table.empty:
-        raise InputError(f"A cohort needs at least one subject, not {n or 0}.")
+        raise InputError("A cohort needs at least one subject; the participants have no row.")
     labels = table["participant_id"]
     return table.assign(effect_path=[f"{label}/{label}_stat-effect_statmap.nii.gz" for label in labels])
 

@@ -34,6 +34,8 @@ def to_nifti(dataarray: xr.DataArray) -> nib.Nifti1Image:
     InputError
         Other dimensions, or integers that int32 cannot hold.
     """
+    if not isinstance(dataarray, xr.DataArray):
+        raise InputError(f"An image is made of a map, such as result.z_score, not of a {type(dataarray).__name__}.")
     grid = Grid.from_dataset(dataarray)
     others = [dim for dim in dataarray.dims if dim not in SPACE]
     if len(others) > 1:

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
-import numpy as np
 from scipy import special
 
-from voxstack.checks import check_choice
+from voxstack.checks import check_choice, check_real
 from voxstack.errors import InputError, listing
 from voxstack.inference.methods import METHODS
 from voxstack.inference.statistics import STATISTICS, VOXEL
@@ -43,7 +42,7 @@ def check_choices(**given: str) -> None:
 def choose_statistics(statistics: Sequence[str]) -> list[str]:
     """Those that are asked for, in the order of the registry."""
     known = [VOXEL, *STATISTICS]
-    asked = [statistics] if isinstance(statistics, str) else list(statistics)
+    asked = [statistics] if isinstance(statistics, str) else list(statistics or ())
     unknown = [one for one in asked if one not in known]
     if not asked:
         raise InputError(f"No statistic was asked for; voxstack has {listing(known)}.")
@@ -67,9 +66,8 @@ def choose_threshold(names: Sequence[str], p: float | None, z: float | None) -> 
             f"{' and '.join(forming)} {need} one cluster-forming threshold: cluster_forming_p, of one tail, such as "
             "0.001, or cluster_forming_z, such as 3.1."
         )
-    if p is not None and not 0 < p < 0.5:
-        raise InputError(f"cluster_forming_p must be between 0 and 0.5, of one tail, not {p!r}.")
-    found = float(-special.ndtri(p)) if z is None else float(z)
-    if not (np.isfinite(found) and found > 0):
-        raise InputError(f"cluster_forming_z must be above 0, not {z!r}.")
-    return found
+    if z is not None:
+        check_real("cluster_forming_z", z, 0, inside=True)
+        return float(z)
+    check_real("cluster_forming_p, of one tail,", p, 0, 0.5, inside=True)
+    return float(-special.ndtri(p))

@@ -37,6 +37,8 @@ def check_labels(cohort: xr.Dataset) -> None:
 
 def choose_map(cohort: xr.Dataset, variable: str | None) -> str:
     """The map that users mean; one that they name, or the only one there is."""
+    if not isinstance(cohort, xr.Dataset):
+        raise InputError(f"A cohort is what open_cohort, stack or from_arrays give, not {cohort!r:.60}.")
     names = map_names(cohort)
     if not names:
         raise InputError("This is no cohort: it has no variable with the dimensions subject, x, y and z.")

@@ -154,6 +154,8 @@ def from_arrays(
     GridMismatch
         The mask is a DataArray on another grid.
     """
+    if not isinstance(maps, Mapping):
+        raise InputError(f"maps are named arrays, maps={{'effect': array}}, not a {type(maps).__name__}.")
     arrays = {name: _floating(array) for name, array in maps.items()}
     if not arrays:
         raise InputError("No map was given: maps={'effect': array}.")
@@ -199,6 +201,8 @@ def _refuse_infinities(arrays: Mapping[str, Any], labels: pd.Index) -> None:
 def _participants(participants: pd.DataFrame | None, n: int) -> pd.DataFrame:
     if participants is None:
         return pd.DataFrame(index=pd.Index([f"sub-{i + 1:04d}" for i in range(n)]))
+    if not isinstance(participants, pd.DataFrame):
+        raise InputError(f"participants are a DataFrame, indexed by label, not a {type(participants).__name__}.")
     if len(participants) != n:
         raise InputError(f"The participants table has {len(participants)} rows, the maps have {n} subjects.")
     refuse_missing_labels("The participants table", "label", participants.index.to_series())
