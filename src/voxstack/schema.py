@@ -195,6 +195,16 @@ def check_kind(attributes: Mapping[str, Any], *kinds: str) -> None:
         )
 
 
+def is_corrected(name: str) -> bool:
+    """Whether a variable holds p-values that are corrected for all voxels."""
+    return "_p_fwe" in name
+
+
+def is_p_value(name: str) -> bool:
+    """Whether a variable holds p-values."""
+    return name in ("p_value", "p_uncorrected") or is_corrected(name)
+
+
 def map_names(cohort: xr.Dataset) -> list[str]:
     """Names of a cohort's subject maps."""
     return [

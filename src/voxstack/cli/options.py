@@ -100,7 +100,7 @@ def without_empty(folder: Place) -> Iterator[None]:
 
 
 def named(texts: tuple[str, ...], option: str) -> dict[str, str]:
-    """``NAME=VALUE`` of --map."""
+    """``NAME=VALUE`` of --map or --entity."""
     pairs = [text.partition("=") for text in texts]
     for (name, equals, value), text in zip(pairs, texts, strict=True):
         if is_url(name):  # a name was forgotten, and some message quotes what is taken for one

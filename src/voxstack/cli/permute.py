@@ -22,6 +22,7 @@ from voxstack.io.places import place_of
 from voxstack.kernels.pvalues import Alternative
 from voxstack.memory import memory_plan
 from voxstack.models.blueprint import Missing
+from voxstack.schema import is_corrected
 from voxstack.store.open import open_cohort
 
 
@@ -160,7 +161,7 @@ def _tell(result: xr.Dataset) -> None:
         all_of_them = ", all there are" if one["exhaustive"] else ""
         how = f"{one['n_relabellings'].item():,} relabellings ({one['relabelling'].item()}{all_of_them})"
         click.echo(f"{tested_by(one)}, {how}")
-        for variable in (str(variable) for variable in one.data_vars if "_p_fwe" in str(variable)):
+        for variable in filter(is_corrected, map(str, one.data_vars)):
             least, some = float(one[variable].min()), int((one[variable] <= 0.05).sum())
             click.echo(f"  {variable}: least {least:.3g}, {some:,} voxels with p <= 0.05")
 

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from voxstack.errors import InputError, VoxstackError
 from voxstack.export.nifti import to_nifti
 from voxstack.io.places import Remote, located
-from voxstack.io.readers import image_source, read_maps
-from voxstack.schema import SPACE
+from voxstack.io.readers import image_source
+from voxstack.schema import SPACE, is_p_value
 
 MNI_CODE = 4
 """Of NIfTI headers."""
@@ -58,7 +58,7 @@ def drawn(stat_map: xr.DataArray) -> xr.DataArray:
     name = str(stat_map.name)
     if stat_map.dtype == bool:
         return stat_map.astype(np.float64, keep_attrs=True)
-    if not (name in ("p_value", "p_uncorrected") or "_p_fwe" in name):
+    if not is_p_value(name):
         return stat_map
     with np.errstate(divide="ignore"):
         found = 0.0 - np.log10(stat_map.values)
@@ -102,11 +102,11 @@ def background_image(background: Any, storage_options: Mapping[str, Any] | None 
     if background is None:
         return None
     source = image_source(located(background, storage_options), "A background")
-    header = source.header()
     if not isinstance(source.image, Remote):
+        source.header()
         return background
-    ((_, values),) = read_maps([source], [header.order])
-    return nib.Nifti1Image(np.asarray(values, dtype=np.float32), header.grid().affine)
+    values, grid = source.read()
+    return nib.Nifti1Image(np.asarray(values, dtype=np.float32), grid.affine)
 
 
 def label(text: object, most: int = 40) -> str:

@@ -12,7 +12,7 @@ from voxstack.inference.options import Correction, check_choices
 from voxstack.kernels import pvalues
 from voxstack.kernels.critical import critical_f, critical_t, critical_z
 from voxstack.kernels.pvalues import Alternative
-from voxstack.schema import SPACE, validate
+from voxstack.schema import SPACE, is_corrected, is_p_value, validate
 
 Float = NDArray[np.float64]
 Critical = Callable[[float], float]
@@ -69,7 +69,7 @@ def maps_of(result: xr.Dataset) -> list[str]:
 def choose_variable(maps: xr.Dataset, variable: str | None) -> str:
     """The map that is meant: the one that is named, or z of a contrast, or t or F of a permutation test."""
     there = maps_of(maps)
-    known = [name for name in there if name in (*_P_OF, *_ENHANCED) or _is_p(name)]
+    known = [name for name in there if name in (*_P_OF, *_ENHANCED) or is_p_value(name)]
     defaults = _DEFAULTS[maps.attrs["kind"]]
     name = next((one for one in defaults if one in known), defaults[0]) if variable is None else variable
     if name not in known:
@@ -84,7 +84,7 @@ def choose_alternative(maps: xr.Dataset, variable: str, alternative: Alternative
     if alternative is None:
         return own
     check_choices(alternative=alternative)
-    if alternative != own and (maps.attrs["kind"] == "permutation" or _is_p(variable)):
+    if alternative != own and (maps.attrs["kind"] == "permutation" or is_p_value(variable)):
         raise InputError(
             f"The p-values of this result are for the alternative {own!r}. Test again for {alternative!r}, or leave "
             "alternative= out."
@@ -104,7 +104,7 @@ def evidence(one: xr.Dataset, variable: str, correction: Correction, alternative
     correction
         "fwe" takes those that are corrected already.
     """
-    corrected = variable in _ENHANCED or "_p_fwe" in variable
+    corrected = variable in _ENHANCED or is_corrected(variable)
     if corrected and correction != "fwe":
         raise InputError(
             f"{variable} has p-values that are corrected already. Choose correction='fwe', or another variable=."
@@ -112,11 +112,7 @@ def evidence(one: xr.Dataset, variable: str, correction: Correction, alternative
     values = _values(one, variable)
     if correction == "fwe":
         return Evidence(values, *_corrected(one, variable))
-    return Evidence(values, *((values, float) if _is_p(variable) else _P_OF[variable](one, alternative)))
-
-
-def _is_p(variable: str) -> bool:
-    return variable in ("p_value", "p_uncorrected") or "_p_fwe" in variable
+    return Evidence(values, *((values, float) if is_p_value(variable) else _P_OF[variable](one, alternative)))
 
 
 def _values(one: xr.Dataset, variable: str) -> Float:
@@ -169,7 +165,7 @@ def _corrected(one: xr.Dataset, variable: str) -> tuple[Float, Critical]:
         raise InputError(
             "p_uncorrected is not corrected. Choose variable='stat' or a corrected p for correction='fwe'."
         )
-    if _is_p(variable):
+    if is_p_value(variable):
         return _values(one, variable), float
     statistic = "voxel" if variable == "stat" else variable
     if f"{statistic}_p_fwe" not in one:

@@ -43,7 +43,7 @@ from voxstack.models.inputs import (
 )
 from voxstack.plan.permutation import PermutationWork, Schedule
 from voxstack.run import means
-from voxstack.schema import SUBJECT, annotate, covariate_names, map_names
+from voxstack.schema import SUBJECT, annotate, covariate_names, is_p_value, map_names
 from voxstack.store.location import Location
 from voxstack.store.mask import AnalysisMask
 
@@ -247,7 +247,7 @@ def permutation_test(
     details |= {} if blocks is None else {"blocks": _described_blocks(blocks)}
     record = provenance.record("permutation_test", **details)
     result = annotate(result, "permutation", alternative=alternative, provenance=record)
-    for variable_name in [v for v in result.data_vars if "_p_" in str(v) or v == "p_uncorrected"]:
+    for variable_name in filter(is_p_value, map(str, result.data_vars)):
         result[variable_name].attrs["alternative"] = alternative
     return result
 

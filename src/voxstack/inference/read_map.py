@@ -16,7 +16,7 @@ from voxstack.checks import check_number, check_real
 from voxstack.errors import InputError, VoxstackWarning
 from voxstack.inference.options import MapKind, check_choices
 from voxstack.io.places import Place, located
-from voxstack.io.readers import image_source, read_maps
+from voxstack.io.readers import image_source
 from voxstack.kernels import pvalues
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
 from voxstack.models.inputs import mask_inside
@@ -82,10 +82,8 @@ def read_map(
         check_real(f"dof=, the residual degrees of freedom that a map of {kind} needs,", dof, 0, inside=True)
     check_number("dof_num", dof_num, 1)
     source = image_source(place, "A map")
-    header = source.header()
-    ((_, raw),) = read_maps([source], [header.order])
+    raw, grid = source.read()
     values = np.asarray(raw, dtype=np.float64)
-    grid = header.grid()
     there = np.isfinite(values) if kind == "p" else ~np.isnan(values) & (values != 0)
     if mask is not None:
         there = mask_inside(xr.Dataset(coords=grid.coords()), mask) & ~np.isnan(values)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from voxstack.errors import InputError, VoxstackWarning, listing
 from voxstack.grid import Grid
 from voxstack.io.places import Place, Remote, located
-from voxstack.io.readers import image_source, read_maps
+from voxstack.io.readers import image_source
 from voxstack.kernels.resample import nearest
 
 _ROUNDING = 1e-4  # voxels: coordinates are kept to 1e-4 mm
@@ -53,13 +53,12 @@ class Atlas:
         image, table = spec if isinstance(spec, tuple) else (spec, None)
         names = {} if table is None else _names(located(table, None))
         source = image_source(image, "An atlas")
-        header = source.header()
-        ((_, raw),) = read_maps([source], [header.order])
+        raw, grid = source.read()
         values = np.asarray(raw, dtype=np.float64)
         values = np.where(np.isnan(values), 0.0, values)
         if not (np.isfinite(values).all() and np.array_equal(values, np.rint(values))):
             raise InputError(f"The atlas {source.name} has values that are not whole numbers, so they are no labels.")
-        return cls(values.astype(np.int64), header.grid().affine, names)
+        return cls(values.astype(np.int64), grid.affine, names)
 
     def on(self, grid: Grid) -> NDArray[np.int64]:
         """Labels (x, y, z) of the voxels of a grid, by nearest neighbour; `InputError` where none has any."""

@@ -1,4 +1,4 @@
-"""What every image format tells: its header; and the registry of the formats that can be read."""
+"""What every image format tells: its header."""
 
 import math
 from dataclasses import dataclass

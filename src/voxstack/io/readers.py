@@ -10,6 +10,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from voxstack.errors import InputError
+from voxstack.grid import Grid
 from voxstack.io import nifti
 from voxstack.io.image import ImageHeader, require_real, volume_index
 from voxstack.io.places import Place, Remote, place_of, version_of
@@ -91,6 +92,12 @@ class ImageSource:
         files = [self.image, *(pair if name.lower().endswith((".hdr", ".img")) else [])]
         told = [version for version in map(version_of, files) if version is not None]
         return f"{self.image}: {told}"
+
+    def read(self) -> tuple[NDArray[Any], Grid]:
+        """Values (x, y, z), scaled, in the type that scaling gives, and their lattice."""
+        header = self.header()
+        ((_, values),) = read_maps([self], [header.order])
+        return values, header.grid()
 
     def header(self) -> ImageHeader:
         """Header of the image; a 4-D image without a `volume` is an error."""

@@ -24,8 +24,13 @@ _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")  # as S3 and Azure say it of 
 StorageOptions = Mapping[str, Any]
 
 
-def refuse_credentials(url: str) -> None:
-    """Raise `InputError` for a URL that holds a password, or what may be a token: URLs end up in messages and logs."""
+def refuse_credentials(given: object) -> None:
+    """Raise `InputError` for a URL that holds a password, or what may be a token: URLs end up in messages and logs.
+
+    Whatever else users give, of any type, is let pass.
+    """
+    if "://" not in (url := str(given)):
+        return
     # A password may hold any letter, a slash too. Digits behind a colon may be its beginning, or a port, which only the
     # web's URLs are likely to have, as they are to have an @ in their path.
     with_password = re.search(r"://[^/@]*:[^@]*@", re.sub(r"(https?://[^/@:]*):\d+(?=/|$)", r"\1", url))

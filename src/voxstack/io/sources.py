@@ -55,7 +55,7 @@ def resolve_maps(
         volumes than the table has rows.
     """
     if not isinstance(maps, Mapping):
-        _refuse_credentials_in(maps)
+        refuse_credentials(maps)
         raise InputError(f"maps gives each map a name, such as maps={{'effect': {maps!r}}}.")
     if not maps:
         raise InputError('No map is named. Say what to stack, for example maps={"effect": "effect_path"}.')
@@ -103,7 +103,7 @@ class _Rows(NamedTuple):
 def _of_rows(rows: _Rows, name: str, spec: MapSpec) -> list[ImageSource] | None:
     """The images of a column or pattern; None for one image of all rows."""
     table = rows.table
-    _refuse_credentials_in(spec)
+    refuse_credentials(spec)
     if not isinstance(spec, str | Path | Remote | SpatialImage):
         raise InputError(f"Map {name!r}: {spec!r} is neither a column, nor a path or pattern, nor an image.")
     if isinstance(spec, str) and spec in table.columns:
@@ -120,12 +120,6 @@ def _of_rows(rows: _Rows, name: str, spec: MapSpec) -> list[ImageSource] | None:
         f"Map {name!r}: {spec!r} is neither a column of the table ({listing(table.columns, most=20)}), nor a pattern "
         "such as 'maps/{participant_id}.nii.gz', nor a 4-D image."
     )
-
-
-def _refuse_credentials_in(given: Any) -> None:
-    """Before a message quotes what was given."""
-    if not isinstance(given, Path | Remote | SpatialImage) and is_url(told := str(given)):
-        refuse_credentials(told)
 
 
 def _from_pattern(rows: _Rows, name: str, text: str) -> list[ImageSource]:
@@ -151,7 +145,7 @@ def _from_pattern(rows: _Rows, name: str, text: str) -> list[ImageSource]:
             path = pattern.fill(values)
         except ValueError as error:
             raise InputError(f"Map {name!r}: the pattern {text!r} does not fit {label}: {error}.") from error
-        _refuse_credentials_in(path)
+        refuse_credentials(path)
         try:
             paths.append(path if rows.allow_outside else pattern.fill_below(values))
         except InputError as error:

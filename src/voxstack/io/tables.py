@@ -1,4 +1,4 @@
-"""Participants tables: labels, covariates, and how both are kept in a store."""
+"""Participants tables: labels and covariates."""
 
 import re
 import warnings

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from voxstack.errors import InputError
 from voxstack.grid import Grid
-from voxstack.io.places import Place, Remote, is_url, place_of
-from voxstack.io.readers import ImageSource, looks_like_image, read_maps
+from voxstack.io.places import Place, Remote, place_of
+from voxstack.io.readers import ImageSource, looks_like_image
 from voxstack.io.secrets import StorageOptions, refuse_credentials
 from voxstack.kernels.resample import nearest
 from voxstack.schema import SPACE
@@ -76,10 +76,9 @@ def mask_on_grid(mask: Place | SpatialImage, grid: Grid) -> NDArray[np.bool_]:
         The image cannot be read, is empty, or does not overlap the grid.
     """
     source = ImageSource(mask)
-    header = source.header()
-    ((_, values),) = read_maps([source], [header.order])
+    values, lattice = source.read()
     inside = np.nan_to_num(np.asarray(values, float)) != 0
-    on_grid = nearest(inside.astype(np.uint8), header.grid().affine, grid.shape, grid.affine) != 0
+    on_grid = nearest(inside.astype(np.uint8), lattice.affine, grid.shape, grid.affine) != 0
     if not on_grid.any():
         raise InputError(f"The mask {source.name} is empty or does not overlap the maps, which have {grid}.")
     return np.asarray(on_grid)
@@ -87,7 +86,7 @@ def mask_on_grid(mask: Place | SpatialImage, grid: Grid) -> NDArray[np.bool_]:
 
 def mask_place(mask: Mask, storage_options: StorageOptions | None) -> Mask:
     """A mask that a user gives, the path or URL of an image as its place."""
-    if isinstance(mask, str) and is_url(mask):
+    if isinstance(mask, str):
         refuse_credentials(mask)  # what does not end like an image is quoted
     return place_of(mask, storage_options) if isinstance(mask, str) and looks_like_image(mask) else mask
 
