@@ -269,3 +269,15 @@ def test_arguments_of_another_type_are_refused_in_words(call: Any, says: str) ->
 
 def clusters_of(data: xr.Dataset, **threshold: Any) -> xr.Dataset:
     return vx.permutation_test(data, "~ 1", "Intercept", statistics="cluster_mass", **threshold)
+
+
+def test_subjects_without_a_covariate_are_left_out_on_request() -> None:
+    maps = np.random.default_rng(0).normal(size=(6, *SHAPE))
+    people = pd.DataFrame({"age": [1.0, np.nan, 2, 8, 5, 7]}, index=SUBJECTS)
+    data = cohort_of(maps, participants=people)
+    with pytest.raises(DesignError, match="age is missing for 1 subject: sub-0002"):
+        vx.permutation_test(data, "~ age", "age", n_permutations=20)
+    test = vx.permutation_test(data, "~ age", "age", n_permutations=20, drop_missing=True)
+    five = vx.permutation_test(data.drop_sel(subject="sub-0002"), "~ age", "age", n_permutations=20)
+    np.testing.assert_array_equal(test.voxel_p_fwe, five.voxel_p_fwe)
+    assert test.attrs["provenance"]["dropped_subjects"] == ["sub-0002"]

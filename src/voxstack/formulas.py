@@ -166,9 +166,10 @@ def _complete(table: pd.DataFrame, labels: pd.Index, *, drop_missing: bool) -> N
         return ~absent
     where, who = listing(table.columns[missing.any()]), labels[absent]
     if not drop_missing:
+        them = "1 subject" if len(who) == 1 else f"{len(who)} subjects"
         raise DesignError(
-            f"The covariate {where} is missing for {len(who)} subjects: {listing(who)}. Fill the values in, or leave "
-            "these subjects out with drop_missing=True (--drop-missing on the command line)."
+            f"The covariate {where} is missing for {them}: {listing(who)}. Fill the values in, or leave such subjects "
+            "out with drop_missing=True (--drop-missing on the command line)."
         )
     if absent.all():
         raise DesignError(f"No subject is left: the covariate {where} is missing for each of them.")

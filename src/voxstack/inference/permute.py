@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from voxstack import provenance
 from voxstack.blocks import Columns, as_blocks, columns
 from voxstack.checks import check_number
-from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
+from voxstack.contrasts import Contrast, ContrastSpec
 from voxstack.covariates import decode
-from voxstack.design import Matrix, make_design
+from voxstack.design import Matrix
 from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.inference.checkpoint import Checkpoint, digest
@@ -27,23 +27,14 @@ from voxstack.inference.options import check_choices, choose_statistics, choose_
 from voxstack.inference.results import TailRule, assemble
 from voxstack.inference.statistics import TFCE, VOXEL, Enhancement, Scale, check_connectivity
 from voxstack.io.places import located
-from voxstack.kernels.basis import decompose
 from voxstack.kernels.exchangeability import Tree, tree_of
 from voxstack.kernels.pvalues import Alternative
+from voxstack.models.analysis import begin_analysis, tested_contrasts
 from voxstack.models.blueprint import Missing
-from voxstack.models.inputs import (
-    check_estimable,
-    check_labels,
-    check_rank,
-    choose_cases,
-    choose_map,
-    described_mask,
-    labels_of,
-    mask_inside,
-)
+from voxstack.models.inputs import described_mask, labels_of
 from voxstack.plan.permutation import PermutationWork, Schedule
 from voxstack.run import means
-from voxstack.schema import SUBJECT, annotate, covariate_names, is_p_value, map_names
+from voxstack.schema import annotate, covariate_names, is_p_value
 from voxstack.store.location import Location
 from voxstack.store.mask import AnalysisMask
 
@@ -56,6 +47,7 @@ def permutation_test(
     variable: str | None = None,
     missing: Missing = "complete",
     min_subjects: int | None = None,
+    drop_missing: bool = False,
     mask: AnalysisMask | None = None,
     n_permutations: int = 5000,
     statistics: Sequence[str] = ("voxel",),
@@ -100,6 +92,8 @@ def permutation_test(
         their degrees of freedom, are compared by z.
     min_subjects
         Of available cases: voxels with data of fewer subjects are NaN.
+    drop_missing
+        Leave out subjects that lack a covariate of the design, as of `fit_glm`; by default they are an error.
     mask : (x, y, z) bool, path, URL or image
         Narrows the cohort's mask.
     n_permutations
@@ -185,8 +179,6 @@ def permutation_test(
     """
     # Validate
     mask = located(mask, storage_options)
-    name = choose_map(cohort, variable)
-    check_labels(cohort)
     check_choices(
         alternative=alternative,
         missing=missing,
@@ -204,21 +196,18 @@ def permutation_test(
     if not isinstance(tfce, TFCE | None):
         raise InputError(f"tfce must be TFCE(...), such as vx.TFCE(H=2, connectivity=26), not a {type(tfce).__name__}.")
     threshold = choose_threshold(names, cluster_forming_p, cluster_forming_z)
-    matrix = make_design(cohort, design)
-    basis = decompose(matrix.values)
-    check_rank(matrix, basis)
-    regressors = [str(regressor) for regressor in matrix["regressor"].values]
-    terms = [str(term) for term in matrix["term"].values] if "term" in matrix.coords else None
-    tested = parse_contrasts(contrasts, regressors, terms)
-    check_estimable(tested, matrix.values, basis)
-    cases = choose_cases(missing, min_subjects, len(matrix))
-    labels = labels_of(cohort)
-    kept = np.asarray(labels.isin(matrix[SUBJECT].values))
-    inside = mask_inside(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
-    tree = _tree(blocks, cohort, kept)
-    plan = Plan(
-        list(labels[kept]), tree, relabelling, method, alternative, int(n_permutations), int(seed), precision, cases
+    name, matrix, basis, kept, inside, cases = begin_analysis(
+        cohort,
+        design,
+        variable=variable,
+        missing=missing,
+        min_subjects=min_subjects,
+        mask=mask,
+        drop_missing=drop_missing,
     )
+    tested = tested_contrasts(contrasts, matrix, basis)
+    tree, subjects = _tree(blocks, cohort, kept), list(labels_of(cohort)[kept])
+    plan = Plan(subjects, tree, relabelling, method, alternative, int(n_permutations), int(seed), precision, cases)
     hypotheses = make_hypotheses(tested, matrix.values, basis, plan)
     if joint:
         check_joint(hypotheses, names)

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from voxstack import provenance
 from voxstack.blocks import map_voxels
-from voxstack.contrasts import Contrast, ContrastSpec, parse_contrasts
+from voxstack.contrasts import Contrast, ContrastSpec
 from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.kernels import pvalues
 from voxstack.kernels.basis import decompose
 from voxstack.kernels.effect_sizes import confidence_interval
 from voxstack.kernels.pvalues import ALTERNATIVES, Alternative
+from voxstack.models.analysis import tested_contrasts
 from voxstack.models.blueprint import Estimate
 from voxstack.models.effect_sizes import EffectSize, check_confidence, choose_effect_sizes
-from voxstack.models.inputs import check_estimable
 from voxstack.models.registry import MODELS
 from voxstack.schema import SPACE, annotate, validate
 
@@ -89,10 +89,8 @@ def contrast(
     sizes = choose_effect_sizes(effect_sizes, fit)
     fit = _whole(fit)
     regressors = [str(regressor) for regressor in fit["regressor"].values]
-    terms = [str(term) for term in fit["term"].values] if "term" in fit.coords else None
-    hypotheses = parse_contrasts(contrasts, regressors, terms)
     basis = decompose(fit["design"].values)
-    check_estimable(hypotheses, fit["design"].values, basis)
+    hypotheses = tested_contrasts(contrasts, fit["design"], basis)
 
     # Compute (lazily)
     model = MODELS[fit.attrs["model"]]

@@ -10,21 +10,13 @@ from numpy.typing import NDArray
 
 from voxstack import provenance
 from voxstack.blocks import Reduction, as_blocks, reduce_subjects
-from voxstack.design import Matrix, make_design
+from voxstack.design import Matrix
 from voxstack.errors import InputError, listing
 from voxstack.grid import Grid
 from voxstack.io.places import located
-from voxstack.kernels.basis import decompose
+from voxstack.models.analysis import begin_analysis
 from voxstack.models.blueprint import Missing, Model
-from voxstack.models.inputs import (
-    check_labels,
-    check_rank,
-    choose_cases,
-    choose_map,
-    described_mask,
-    labels_of,
-    mask_inside,
-)
+from voxstack.models.inputs import choose_map, described_mask
 from voxstack.models.registry import MODELS
 from voxstack.schema import REGISTRY, SPACE, SUBJECT, annotate, map_names
 from voxstack.store.mask import AnalysisMask
@@ -97,17 +89,20 @@ def fit_glm(
     # Validate
     mask = located(mask, storage_options)
     blueprint = _choose(model, missing)
-    name = choose_map(cohort, variable)
-    check_labels(cohort)
+    choose_map(cohort, variable)  # before what a model needs besides
     absent = [need for need in blueprint.needs if need != "map" and need not in map_names(cohort)]
     if absent:
         raise InputError(f"The model {model!r} needs the map {listing(absent)}, which the cohort does not have.")
-    matrix = make_design(cohort, design, drop_missing=drop_missing)
+    name, matrix, _, kept, inside, cases = begin_analysis(
+        cohort,
+        design,
+        variable=variable,
+        missing=missing,
+        min_subjects=min_subjects,
+        mask=mask,
+        drop_missing=drop_missing,
+    )
     regressors = [str(regressor) for regressor in matrix["regressor"].values]
-    check_rank(matrix, decompose(matrix.values))
-    cases = choose_cases(missing, min_subjects, len(matrix))
-    kept = np.asarray(labels_of(cohort).isin(matrix[SUBJECT].values))
-    inside = mask_inside(cohort.drop_vars(map_names(cohort)).isel({SUBJECT: np.flatnonzero(kept)}), mask)
 
     # Compute (lazily)
     setup = blueprint.prepare(matrix.values, cases)

@@ -98,7 +98,7 @@ def check_rank(design: xr.DataArray, basis: Basis) -> None:
             f"The design has {p} regressors but rank {basis.rank}: {names} can be written as a combination of the "
             "regressors before. Their coefficients are not unique; contrasts that are remain exact.",
             VoxstackWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
