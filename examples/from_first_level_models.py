@@ -104,10 +104,11 @@ cohort = vx.stack(models, folder / "cohort.zarr", first_level_contrast="language
 print(cohort)
 
 # %%
-# Sentences against strings, in each person: the effect over its standard error, within the mask.
+# Sentences against strings, in each person: the effect over its standard error, within the mask, beyond 6. People
+# differ, and much of what is seen is each one's own.
 
 t_maps = (cohort.effect / np.sqrt(cohort.variance.where(cohort.mask))).rename("t of each person")
-vx.figures.plot_montage(t_maps, threshold=3.1)
+vx.figures.plot_montage(t_maps, threshold=6)
 
 # %%
 # The group

@@ -53,7 +53,7 @@ def test_an_empty_formula_is_refused(table: pd.DataFrame, formula: str) -> None:
 )
 def test_missing_covariates_name_their_subjects(table: pd.DataFrame, formula: str) -> None:
     table.loc["s3", ["age", "site"]] = np.nan
-    with pytest.raises(DesignError, match=r"missing for 1 subjects: s3"):
+    with pytest.raises(DesignError, match=r"missing for 1 subject: s3"):
         vx.make_design(table, formula)
 
 
