@@ -1,4 +1,4 @@
-"""Maps for tests of `permutation_test`, and the call itself."""
+"""Maps and designs for tests of `permutation_test`, and the call itself."""
 
 import warnings
 from typing import Any
@@ -21,6 +21,22 @@ def random_maps(rng: np.random.Generator, n: int, mean: float = 1) -> Float:
     maps[:, 2, 0, 0] = 0
     maps[:, 3, 0, 0] = mean
     return maps
+
+
+def random_design(rng: np.random.Generator, name: str, n: int) -> Float:
+    ones, age, iq = np.ones(n), rng.normal(1, 2, n), rng.normal(-1, 1, n)
+    groups = [np.arange(n) % 2 == group for group in range(2)]
+    columns: dict[str, list[Any]] = {
+        "mean": [ones],
+        "slope": [age],
+        "mean and slope": [ones, age],
+        "mean and two slopes": [ones, age, iq],
+        "groups": groups,
+        "groups and slope": [*groups, age],
+        "three groups": [np.arange(n) % 3 == group for group in range(3)],
+        "mean, groups and slope": [ones, *groups, age],
+    }
+    return np.column_stack(columns[name]).astype(float)
 
 
 def run(cohort: xr.Dataset, design: Any, contrasts: Any, **options: Any) -> xr.Dataset:
