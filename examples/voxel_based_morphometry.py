@@ -78,9 +78,11 @@ print(people.groupby("sex")["age"].describe()[["count", "mean", "min", "max"]].r
 # One cohort
 # ----------
 #
-# A little smoothing makes up for what normalisation leaves.
+# A little smoothing makes up for what normalisation leaves. Where there is no gray matter, its amount is 0, and is not
+# missing: what lies outside is smoothed as 0.
 
-cohort = vx.stack(people, folder / "cohort.zarr", maps={"gray_matter": "gray_matter_path"}, mask=mask, smoothing_fwhm=2)
+smoothing = {"smoothing_fwhm": 2, "smoothing_missing": "zero"}
+cohort = vx.stack(people, folder / "cohort.zarr", maps={"gray_matter": "gray_matter_path"}, mask=mask, **smoothing)
 print(f"{cohort.sizes['subject']} people, {int(cohort.mask.sum()):,} voxels of gray matter")
 
 # %%
@@ -167,9 +169,7 @@ if not download:
         assert bool(vx.at_mm(fdr.sel(contrast="age"), *region.centre_mm).significant)
 
     truth = pd.DataFrame({"participant_id": ["truth"], "path": [str(folder / "people/truth/age.nii.gz")]})
-    truth = vx.stack(
-        truth, folder / "truth.zarr", maps={"loss": "path"}, mask=vx.to_nifti(cohort.mask), smoothing_fwhm=2
-    )
+    truth = vx.stack(truth, folder / "truth.zarr", maps={"loss": "path"}, mask=vx.to_nifti(cohort.mask), **smoothing)
     inactive = truth.loss.sel(subject="truth", drop=True) == 0
     by_rate, by_error = (found.significant.sel(contrast="age") for found in (fdr, fwe))
     n_false, n_found = int((by_rate & inactive).sum()), int(by_rate.sum())

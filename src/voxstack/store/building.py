@@ -170,7 +170,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
             coverage += stored_coverage(request.location, standing.published)
             history, provenance = _continued(standing.published, provenance, len(request.labels))
         n = cohort.sizes[SUBJECT]
-        chosen = choose_mask(coverage, request.preparation.inside, request.fraction, n, request.mask)
+        chosen = choose_mask(coverage, request.preparation, request.fraction, n, request.mask)
         cohort = cohort.assign_coords(mask=(SPACE, chosen)).assign(n_valid=(SPACE, coverage.n_valid))
         counts = {name: (("counted_map", *SPACE), getattr(coverage, name)) for name in COUNTS}
         editions = Editions(plan.maps, plan.labels, (*history, (n, _digest(history, marks, cohort))))
@@ -185,7 +185,10 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
             provenance=provenance,
         )
         tidy(store)
-    return zero_warning(coverage, chosen, n, request.maps)
+    if request.preparation.zeros_for_missing:
+        return None
+    mask = chosen if request.preparation.inside is None else request.preparation.inside
+    return zero_warning(coverage, mask, n, request.maps, request.preparation.reached(mask))
 
 
 def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:

@@ -15,6 +15,9 @@ from voxstack.schema import SPACE, SUBJECT
 class Coverage:
     """How many subjects have what at each voxel.
 
+    What is 0 is said of maps as they are before smoothing, which leaves hardly any value exactly 0; and then of voxels
+    outside an explicit mask, too, which smoothing looks at.
+
     Attributes
     ----------
     n_valid : (x, y, z) int32
@@ -34,21 +37,54 @@ class Coverage:
 
     @property
     def informative(self) -> NDArray[np.bool_]:
-        """Voxels (x, y, z) where in every map some subject's value is neither 0 nor missing."""
-        return np.asarray((self.n_nonzero > 0).all(axis=0))
+        """Voxels (maps, x, y, z) where some subject's value is neither 0 nor missing."""
+        return self.n_nonzero > 0
+
+    @property
+    def blank(self) -> NDArray[np.bool_]:
+        """Voxels (maps, x, y, z) where no subject's value is other than 0, and some subject's is 0."""
+        return (self.n_zero > 0) & ~self.informative
 
 
-def zero_warning(coverage: Coverage, mask: NDArray[np.bool_], n_subjects: int, maps: Sequence[str]) -> str | None:
-    """What to say where some subjects, not all, are exactly 0 within the mask; None where none is."""
+def zero_warning(
+    coverage: Coverage, mask: NDArray[np.bool_], n_subjects: int, maps: Sequence[str], reached: NDArray[np.bool_]
+) -> str | None:
+    """What to say of zeros that may mean missing; None where there are none.
+
+    Parameters
+    ----------
+    coverage, n_subjects, maps
+        Of the cohort.
+    mask : (x, y, z) bool
+        Voxels that are analysed.
+    reached : (x, y, z) bool
+        Those, and all from which smoothing has carried values to them.
+    """
     partly = (coverage.n_zero > 0) & (coverage.n_zero < n_subjects) & mask
-    counts = {name: int(where.sum()) for name, where in zip(maps, partly, strict=True) if where.any()}
-    if not counts:
+    found = []
+    if counts := _counts(partly, maps):
+        found.append(f"{counts} within the mask are exactly 0 in some subjects, and taken as data")
+    # Zeros in the midst of an explicit mask alone are what its maps hold, such as lesions.
+    around = coverage.blank & reached
+    smoothed = _counts(around, maps) if (around & ~mask).any() else ""
+    if smoothed:
+        found.append(
+            f"{smoothed} in or near the mask are exactly 0 in every subject, and smoothing took them for data, which "
+            "draws the values beside them towards 0"
+        )
+    if not found:
         return None
-    told = listing(f"{count:,} voxels of {name!r}" for name, count in counts.items())
+    smooth = "" if not smoothed else " To smooth over zeros as nilearn does, say smoothing_missing='zero'."
     return (
-        f"{told} within the mask are exactly 0 in some subjects. They are taken as data. If 0 means missing in these "
-        "maps, stack them with zero_is_missing=True (--zero-is-missing)."
+        f"{'. '.join(found)}. If 0 means missing in these maps, stack them with zero_is_missing=True "
+        f"(--zero-is-missing).{smooth}"
     )
+
+
+def _counts(where: NDArray[np.bool_], maps: Sequence[str]) -> str:
+    """Of voxels (maps, x, y, z), in words; empty where there is none."""
+    counts = {name: int(of_map.sum()) for name, of_map in zip(maps, where, strict=True)}
+    return listing(f"{count:,} voxels of {name!r}" for name, count in counts.items() if count)
 
 
 def with_counted_subjects(cohort: xr.Dataset) -> xr.Dataset:

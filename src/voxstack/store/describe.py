@@ -75,6 +75,9 @@ def _cohort(cohort: xr.Dataset, location: Location, size: int) -> dict[str, Any]
     # What others append meanwhile is in the counts, so the number of subjects comes from where they do.
     coverage, n = stored_coverage(location, published), published.n_subjects
     order = list(published.attributes["provenance"]["maps"])
+    if "mask_digest" in published.attributes["provenance"]:  # counts before smoothing are of all voxels
+        outside = coverage.n_valid == 0
+        coverage.n_zero[:, outside] = coverage.n_nonzero[:, outside] = 0
     metadata = published.arrays[order[0]]
     return {
         "subjects": _texts(cohort[SUBJECT]),

@@ -16,6 +16,7 @@ from voxstack.io.secrets import StorageOptions, refuse_credentials
 from voxstack.kernels.resample import nearest
 from voxstack.schema import SPACE
 from voxstack.store.coverage import Coverage
+from voxstack.store.preparation import Preparation
 
 Mask = str | Path | Remote | SpatialImage | float
 AnalysisMask = xr.DataArray | NDArray[np.bool_] | str | Path | Remote | SpatialImage
@@ -113,31 +114,37 @@ def resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, floa
     return mask_on_grid(mask, grid), 0.0
 
 
-def choose_mask(
-    coverage: Coverage, explicit: NDArray[np.bool_] | None, fraction: float, n: int, mask: Mask
-) -> NDArray[np.bool_]:
-    """Voxels to analyse, from where the n subjects have data; `InputError` where none is left."""
+def choose_mask(coverage: Coverage, preparation: Preparation, fraction: float, n: int, mask: Mask) -> NDArray[np.bool_]:
+    """Voxels to analyse, from where the n subjects have data; `InputError` where none is left.
+
+    Smoothing carries values out of the brain in maps that are 0 there. What it reaches is analysed where an explicit
+    mask asks for it, and is no reason to take a voxel for brain where none does.
+    """
+    explicit = preparation.inside
+    of_maps = coverage.informative if explicit is None else [preparation.reached(one) for one in coverage.informative]
+    informative: NDArray[np.bool_] = np.logical_and.reduce(of_maps)
     # Rounding must not turn 0.3 of 10 subjects into 4.
     enough = explicit if explicit is not None else coverage.n_valid >= fraction * n - 1e-9
-    chosen = np.asarray(coverage.informative & enough & (coverage.n_valid > 0))
+    chosen = np.asarray(informative & enough & (coverage.n_valid > 0))
     if not chosen.any():
-        raise InputError(f"No voxel is left in the mask ({mask_name(mask)}): {_why(coverage, explicit, n)}")
+        why = _why(coverage.n_valid, informative, explicit, n)
+        raise InputError(f"No voxel is left in the mask ({mask_name(mask)}): {why}")
     return chosen
 
 
-def _why(coverage: Coverage, explicit: NDArray[np.bool_] | None, n: int) -> str:
+def _why(n_valid: NDArray[np.int32], informative: NDArray[np.bool_], explicit: NDArray[np.bool_] | None, n: int) -> str:
     """What leaves no voxel, and what helps."""
-    covered = (coverage.n_valid > 0) if explicit is None else explicit & (coverage.n_valid > 0)
+    covered = (n_valid > 0) if explicit is None else explicit & (n_valid > 0)
     within = "" if explicit is None else " inside it"
     if not covered.any():
         return (
             f"no voxel{within} has data of a subject in every map. See that the maps show the same part of the brain"
             f"{'' if explicit is None else ', and the mask too'}."
         )
-    if not (coverage.informative & covered).any():
+    if not (informative & covered).any():
         advice = "" if explicit is None else " and that the mask lies where they have values"
         return f"no voxel{within} has a value other than 0 in every map. See that these are the right images{advice}."
-    most = int(coverage.n_valid[coverage.informative].max())
+    most = int(n_valid[informative].max())
     share = max(math.floor(100 * most / n), 1) / 100
     return (
         f"the best covered voxel has data of {most} of {n} subjects. Ask for a smaller fraction of the subjects, for "

@@ -106,8 +106,8 @@ class Preparation:
         told = [self.options.details(), self.grid.shape, self.grid.affine.tolist(), mask_digest(self.outside)]
         return hashlib.blake2b(json.dumps(told).encode(), digest_size=16).hexdigest()
 
-    def apply(self, volume: NDArray[Any], image: Placed) -> NDArray[np.floating]:
-        """A subject's map on the cohort's grid.
+    def placed(self, volume: NDArray[Any], image: Placed) -> NDArray[np.floating]:
+        """A subject's map on the cohort's grid, before it is smoothed.
 
         Parameters
         ----------
@@ -125,17 +125,43 @@ class Preparation:
             values = values.astype(np.float64 if values.dtype.itemsize > 4 else self.options.dtype)
         if self.options.zero_is_missing:
             values = np.where(values == 0, np.nan, values)
-        filtered = image.affine is not None or self.options.smoothing_fwhm is not None
+        filtered = image.affine is not None or self.smooths
         if filtered:
             values = values.astype(np.promote_types(values.dtype, self.options.dtype), copy=False)
         if filtered and np.isinf(values).any():
             raise infinite(image, int(np.isinf(values).sum()), values.dtype)
-        if image.affine is not None:
-            values = self._resampled(values, image.affine)
-        if self.options.smoothing_fwhm is not None:
-            sizes = tuple(abs(size) for size in self.grid.voxel_size)
-            values = resample.smooth(values, self.options.smoothing_fwhm, sizes, missing=self.options.smoothing_missing)
+        return values if image.affine is None else self._resampled(values, image.affine)
+
+    def finished(self, values: NDArray[np.floating]) -> NDArray[np.floating]:
+        """The map of `placed`, smoothed and within an explicit mask."""
+        values = self._smoothed(values, self.options.smoothing_missing)
         return values if self.outside is None else np.where(self.outside, np.nan, values)
+
+    @property
+    def smooths(self) -> bool:
+        """Whether maps are smoothed."""
+        return self.options.smoothing_fwhm is not None
+
+    def zero_and_nonzero(self, values: NDArray[np.floating]) -> NDArray[np.bool_]:
+        """Voxels (2, x, y, z) where smoothing takes the map of `placed` for 0, and for another value."""
+        nonzero = (values != 0) & ~np.isnan(values)
+        zero = ~nonzero if self.zeros_for_missing else values == 0
+        return np.stack([zero, nonzero])
+
+    def reached(self, voxels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Voxels (x, y, z) to which smoothing carries the values of these, and these."""
+        return self._smoothed(voxels.astype(np.float64), "zero") > 0
+
+    @property
+    def zeros_for_missing(self) -> bool:
+        """Whether missing values are smoothed as zeros, so that it does not matter which are which."""
+        return self.smooths and self.options.smoothing_missing == "zero"
+
+    def _smoothed(self, values: NDArray[np.floating], missing: SmoothingMissing) -> NDArray[np.floating]:
+        if self.options.smoothing_fwhm is None:
+            return values
+        sizes = tuple(abs(size) for size in self.grid.voxel_size)
+        return resample.smooth(values, self.options.smoothing_fwhm, sizes, missing=missing)
 
     def _resampled(self, values: NDArray[np.floating], affine: NDArray[np.float64]) -> NDArray[np.floating]:
         target = self.grid.shape, self.grid.affine

@@ -87,7 +87,8 @@ def stack(
     mask
         Voxels that are analysed: "intersection", those where every subject has data; a fraction in (0, 1] of the
         subjects that must have data; or a path, URL or image, brought to the grid by nearest neighbour, outside of
-        which nothing is kept. Voxels that are 0 or missing in every subject are never part of the mask.
+        which nothing is kept. Voxels that are 0 or missing in every subject are never part of the mask;
+        of smoothed maps this is said of what they were before, but inside an image of a mask.
     zero_is_missing
         Take exact zeros for missing values.
     resample

@@ -102,7 +102,8 @@ class Marks:
 
     Two keys each. ``marks/NUMBER`` holds two uint64: fingerprint of the sources and digest of the values.
     ``counts/NUMBER`` holds compressed counts (1 + 2 maps, x, y, z) in uint8: subjects with data in every map; then for
-    each map those whose value is 0, and for each those whose value is neither 0 nor missing.
+    each map those whose value is 0, and for each those whose value is neither 0 nor missing. Zeros are those before
+    smoothing, outside an explicit mask too where maps are smoothed.
 
     Parameters
     ----------

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -114,9 +115,8 @@ def write_batch(batch: Batch) -> None:
     with reused_memory, ThreadPoolExecutor(batch.threads) as pool:
         written = [_write_map(batch, store, name, pool) for name in batch.maps]
     digest = hashlib.blake2b(b"".join(one.digest for one in written), digest_size=8).digest()
-    zero, nonzero = [one.zero for one in written], [one.nonzero for one in written]
-    valid = zero[0] + nonzero[0] if len(written) == 1 else _complete([one.known for one in written], batch)
-    counts = np.stack([valid, *zero, *nonzero])
+    valid = written[0].valid if len(written) == 1 else _complete([one.known for one in written], batch)
+    counts = np.stack([valid, *(one.zero for one in written), *(one.nonzero for one in written)])
     _check_plan(batch, store)  # again: to write the maps has taken a while
     batch.marks(store).set(batch.number, batch.fingerprint, int.from_bytes(digest, "little"), counts)
 
@@ -133,6 +133,7 @@ def _check_plan(batch: Batch, store: Store) -> None:
 class _Written(NamedTuple):
     """What is known of one map of a batch: counts (x, y, z), digest of the chunks, and where subjects have data."""
 
+    valid: NDArray[np.uint8]
     zero: NDArray[np.uint8]
     nonzero: NDArray[np.uint8]
     digest: bytes
@@ -141,7 +142,7 @@ class _Written(NamedTuple):
 
 def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Written:
     target = open_array(store, name, batch.arrays[name])
-    chunks = _read(batch, batch.maps[name], target, pool)
+    chunks, unsmoothed = _read(batch, batch.maps[name], target, pool)
     mine = chunks[:, :, :, batch.before :]
     _check_plan(batch, store)
     row = batch.rows.start // batch.plan.subjects_per_chunk
@@ -174,12 +175,13 @@ def _write_map(batch: Batch, store: Store, name: str, pool: Executor) -> _Writte
     _refuse(batch.maps[name], list(counted.values()), mine.dtype, within)
     known = None if len(batch.maps) == 1 else ~np.isnan(mine)
     batch.buffers.give(chunks)
-    return _Written(
-        _whole({index: c.zero for index, c in counted.items()}, batch),
-        _whole({index: c.nonzero for index, c in counted.items()}, batch),
-        b"".join(written[index][1] for index in indexes),
-        known,
-    )
+    zero = _whole({index: c.zero for index, c in counted.items()}, batch)
+    nonzero = _whole({index: c.nonzero for index, c in counted.items()}, batch)
+    digest = b"".join(written[index][1] for index in indexes)
+    valid = zero + nonzero
+    if unsmoothed is not None:
+        zero, nonzero = unsmoothed
+    return _Written(valid, zero, nonzero, digest, known)
 
 
 def _write_shards(
@@ -213,10 +215,18 @@ def _indexes(chunks: NDArray[Any]) -> list[Index]:
     return list(product(range(a), range(b), range(c)))
 
 
-def _read(batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Executor) -> NDArray[np.floating]:
-    """Chunks (a, b, c, n, k, j, i) with the batch's subjects, after those that are stored in them already."""
+def _read(
+    batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Executor
+) -> tuple[NDArray[np.floating], NDArray[np.uint8] | None]:
+    """Chunks (a, b, c, n, k, j, i) with the batch's subjects, after those that are stored in them already.
+
+    And for how many of the batch's subjects each voxel was 0 before smoothing, and was another value (2, x, y, z); None
+    where nothing is smoothed.
+    """
     sides = target.chunks[1:]
-    shape = batch.preparation.grid.shape
+    shape, preparation = batch.preparation.grid.shape, batch.preparation
+    unsmoothed = np.zeros((2, *shape), dtype=np.uint8) if preparation.smooths else None
+    counting = Lock()
     counts = [-(-n // side) for n, side in zip(shape, sides, strict=True)]
     chunks = batch.buffers.take((*counts, batch.before + len(images), *sides[::-1]), target.dtype)
     # Volumes of one 4-D file are read in one go through it, by one thread.
@@ -226,7 +236,12 @@ def _read(batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Exec
     def read(part: range) -> None:
         some = [images[number] for number in part]
         for number, volume in read_maps([image.source for image in some], [image.order for image in some]):
-            cut(batch.preparation.apply(volume, some[number]), chunks, batch.before + part[number])
+            values = preparation.placed(volume, some[number])
+            if unsmoothed is not None:
+                zero_and_nonzero = preparation.zero_and_nonzero(values)
+                with counting:
+                    np.add(unsmoothed, zero_and_nonzero, out=unsmoothed)
+            cut(preparation.finished(values), chunks, batch.before + part[number])
 
     jobs = [pool.submit(read, part) for part in parts]
     try:
@@ -242,7 +257,7 @@ def _read(batch: Batch, images: Sequence[Placed], target: Array[Any], pool: Exec
         before = chunks[index][: batch.before]
         before[...] = np.nan
         before[(slice(None), *(slice(0, n) for n in stored.shape[:0:-1]))] = stored.transpose(0, 3, 2, 1)
-    return chunks
+    return chunks, unsmoothed
 
 
 def _refuse(images: Sequence[Placed], counted: Sequence[Counts], dtype: np.dtype[Any], within: str) -> None:
