@@ -1,7 +1,7 @@
 """From counts and maxima to the labelled result of a permutation test."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -14,7 +14,7 @@ from voxstack.inference.statistics import STATISTICS, VOXEL, Enhancement
 from voxstack.inference.tally import Found
 from voxstack.kernels.chunks import scatter, turned
 from voxstack.kernels.permuted import Float, score
-from voxstack.kernels.pvalues import TIE, corrected_p, counted_p
+from voxstack.kernels.pvalues import TIE, corrected_p, counted_p, log10p_to_z
 from voxstack.kernels.tails import Tail, fit_tail, tail_p
 from voxstack.schema import SPACE
 
@@ -51,19 +51,24 @@ def assemble(
     tail
         Whether small corrected p-values are counted, or come from a fitted tail.
     """
+    rows = [_maps(h, f, enhancement) for h, f in zip(hypotheses, found, strict=True)]
+    maxima = [_maxima(f, row) for f, row in zip(found, rows, strict=True)]
     tails = np.full((len(names), len(hypotheses)), np.nan)
-    rows = []
-    for number, (h, f) in enumerate(zip(hypotheses, found, strict=True)):
-        fitted = {name: None if tail == "counts" or h.exhaustive else fit_tail(_null(f, name)) for name in names}
-        tails[:, number] = [np.nan if one is None else one.shape for one in fitted.values()]
-        rows.append(_of_contrast(h, f, fitted, enhancement))
-    if joint:
-        for name in names:
-            scales = [_scale(h, f, name, row) for h, f, row in zip(hypotheses, found, rows, strict=True)]
-            together = np.max([maxima for _, _, maxima in scales], axis=0)
-            fit = None if tail == "counts" or hypotheses[0].exhaustive else fit_tail(together)
-            for row, (observed, near, _) in zip(rows, scales, strict=True):
-                row[f"{name}_p_fwe_joint"] = _corrected(observed, together, near, fit)
+    for i, name in enumerate(names):
+        of_contrasts = list(zip(hypotheses, found, rows, maxima, strict=True))
+        for j, (h, f, row, largest) in enumerate(of_contrasts):
+            own, fitted = _own(h, f, name, row, largest), tail == "gpd" and not h.exhaustive
+            shared = _shared(h, f, name, row, largest) if fitted else own
+            fit = _fit(name, shared.maxima) if fitted else None
+            tails[i, j] = np.nan if fit is None else fit.shape
+            row[f"{name}_p_fwe"] = _p(name, shared.observed, fit, corrected_p(own.observed, own.maxima, own.near))
+        if joint:
+            scales = [_shared(h, f, name, row, largest) for h, f, row, largest in of_contrasts]
+            together = np.max([one.maxima for one in scales], axis=0)
+            fit = _fit(name, together) if tail == "gpd" and not hypotheses[0].exhaustive else None
+            for row, one in zip(rows, scales, strict=True):
+                p = _p(name, one.observed, fit, corrected_p(one.observed, together, one.near))
+                row[f"{name}_p_fwe_joint"] = np.maximum(p, row[f"{name}_p_fwe"])  # tails are fitted each by itself
     maps = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     inside = turned(enhancement.mask)
     variables: dict[str, Any] = {
@@ -72,7 +77,7 @@ def assemble(
     nulls = np.full((len(names), len(hypotheses), max(h.number for h in hypotheses)), np.nan)
     for i, name in enumerate(names):
         for j, (h, f) in enumerate(zip(hypotheses, found, strict=True)):
-            nulls[i, j, : h.number] = _null(f, name)
+            nulls[i, j, : h.number] = maxima[j][name]
             if name == VOXEL:
                 nulls[i, j] = _rule(h).null(nulls[i, j], h)
                 if h.cases.missing == "complete":  # t and F of the identity have more digits than its r
@@ -104,40 +109,77 @@ def _dof(hypotheses: Sequence[Hypothesis], found: Sequence[Found], inside: NDArr
     return SPACE, turned(scatter(together, inside))
 
 
-def _null(f: Found, name: str) -> Float:
-    """Maxima (b,) of a statistic: of scores, or of enhanced values."""
-    return f.maxima if name == VOXEL else f.largest[name]
-
-
-def _of_contrast(
-    h: Hypothesis, f: Found, tails: Mapping[str, Tail | None], enhancement: Enhancement
-) -> dict[str, Float]:
-    """Maps (v,) of one contrast, by name; tails are those of its statistics."""
-    scores = score(f.observed, h.side)
-    maps = {
-        "stat": f.stat,
-        "p_uncorrected": np.where(np.isnan(scores), np.nan, counted_p(f.counts, h.number)),
-    }
-    for name, tail in tails.items():
-        values = scores
-        if name != VOXEL:
-            maps[name] = _enhanced(h, f, name, enhancement)
-            values = np.abs(maps[name])
-            f.largest[name][0] = np.nanmax(values, initial=0.0)  # but for rounding what was found of the identity
-        near = _rule(h).near(f, h) if name == VOXEL else _near_enhanced(values, f, h)
-        maps[f"{name}_p_fwe"] = _corrected(values, _null(f, name), near, tail)
+def _maps(h: Hypothesis, f: Found, enhancement: Enhancement) -> dict[str, Float]:
+    """Maps (v,) of one contrast, by name, but for corrected p-values."""
+    untested = np.isnan(f.observed)
+    maps = {"stat": f.stat, "p_uncorrected": np.where(untested, np.nan, counted_p(f.counts, h.number))}
+    for name in enhancement.names:
+        values = STATISTICS[name].enhance(_rule(h).observed_map(f, h, enhancement), enhancement, h)
+        maps[name] = np.where(untested, np.nan, values)
     return maps
 
 
-def _enhanced(h: Hypothesis, f: Found, name: str, enhancement: Enhancement) -> Float:
-    """The observed map (v,) of a statistic, NaN where there is none."""
-    values = STATISTICS[name].enhance(_rule(h).observed_map(f, h, enhancement), enhancement, h)
-    return np.where(np.isnan(f.observed), np.nan, values)
+def _maxima(f: Found, row: Mapping[str, Float]) -> dict[str, Float]:
+    """Of each statistic (b,): of scores, or of enhanced values; the identity's is that of its map, but for rounding."""
+    maxima = {VOXEL: f.maxima}
+    for name, largest in f.largest.items():
+        maxima[name] = np.concatenate([[np.nanmax(np.abs(row[name]), initial=0.0)], largest[1:]])
+    return maxima
 
 
-def _corrected(observed: Float, maxima: Float, near: Float, tail: Tail | None) -> Float:
-    counted = corrected_p(observed, maxima, near)
-    return counted if tail is None else tail_p(observed, tail, counted)
+class _Compared(NamedTuple):
+    """What is compared of one statistic of one contrast.
+
+    Attributes
+    ----------
+    observed : (v,) float64
+        Of the identity.
+    near : (v,) float64
+        How far below it others are still equal.
+    maxima : (b,) float64
+        Of each relabelling.
+    """
+
+    observed: Float
+    near: Float
+    maxima: Float
+
+
+def _own(h: Hypothesis, f: Found, name: str, row: Mapping[str, Float], maxima: Mapping[str, Float]) -> _Compared:
+    """On the contrast's own scale: scores, or enhanced values."""
+    if name == VOXEL:
+        return _Compared(score(f.observed, h.side), _rule(h).near(f, h), maxima[name])
+    values = np.abs(row[name])
+    return _Compared(values, _near_enhanced(values, f, h), maxima[name])
+
+
+def _shared(h: Hypothesis, f: Found, name: str, row: Mapping[str, Float], maxima: Mapping[str, Float]) -> _Compared:
+    """On a scale that all contrasts share.
+
+    Voxels of different degrees of freedom, types and alternatives compare by -log10 p; statistics of maps as they are,
+    for which types and alternatives have to be the same.
+    """
+    own, rule = _own(h, f, name, row, maxima), _rule(h)
+    if name != VOXEL:
+        return own
+    observed = rule.surprise(own.observed, h)
+    lower = rule.surprise(own.observed - own.near, h)
+    return _Compared(observed, np.maximum(observed - lower, _near(observed)), rule.surprise(own.maxima, h))
+
+
+def _fit(name: str, maxima: Float) -> Tail | None:
+    """The tail of maxima on the shared scale."""
+    return fit_tail(_deviates(name, maxima))
+
+
+def _p(name: str, observed: Float, fit: Tail | None, counted: Float) -> Float:
+    """Counted p-values, or where there is a fitted tail those of values on the shared scale in it."""
+    return counted if fit is None else tail_p(_deviates(name, observed), fit, counted)
+
+
+def _deviates(name: str, values: Float) -> Float:
+    """Values on the shared scale as tails are fitted to them: r ends at 1, and a tail must not."""
+    return log10p_to_z(values) if name == VOXEL else values
 
 
 def _near(observed: Float) -> Float:
@@ -153,21 +195,6 @@ def _near_enhanced(values: Float, f: Found, h: Hypothesis) -> Float:
     squared = f.stat * h.rank if h.side == "F" else f.stat**2
     largest = float(np.nanmax(np.where(np.isfinite(squared), squared / f.dof, 0.0), initial=0.0))
     return _near(values) * min(max(1.0, _ROUNDING / TIE * largest), _MOST)
-
-
-def _scale(h: Hypothesis, f: Found, name: str, row: Mapping[str, Float]) -> tuple[Float, Float, Float]:
-    """Observed values (v,), how far below them others are still equal, and maxima (b,), on a scale that all share.
-
-    Voxels of different degrees of freedom, types and alternatives compare by -log10 p; statistics of maps as they are,
-    for which types and alternatives have to be the same.
-    """
-    if name != VOXEL:
-        values = np.abs(row[name])
-        return values, _near_enhanced(values, f, h), f.largest[name]
-    scores, rule = score(f.observed, h.side), _rule(h)
-    observed = rule.surprise(scores, h)
-    lower = rule.surprise(scores - rule.near(f, h), h)
-    return observed, np.maximum(observed - lower, _near(observed)), rule.surprise(f.maxima, h)
 
 
 def _rule(h: Hypothesis) -> CaseRule:

@@ -132,6 +132,12 @@ def z_to_log10p(z: ArrayLike, alternative: Alternative) -> Float:
     return result
 
 
+def log10p_to_z(log10_p: ArrayLike) -> Float:
+    """The normal deviate whose upper tail is p, from -log10 p."""
+    z: Float = -special.ndtri_exp(-np.log(10.0) * np.asarray(log10_p, float))
+    return z
+
+
 def _upper_z(tail: Float, log_tail: Float) -> Float:
     """The normal deviate with this upper tail."""
     z: Float = -special.ndtri(tail)

@@ -8,7 +8,7 @@ from the fitted one, with its parameters estimated anew for each sample.
 
 Unlike there, distributions that end (k > 0) are not fitted: where moments say so the tail is exponential (k = 0). An
 estimated end lies anywhere, and observed values close to it would get p-values that are too small by orders of
-magnitude; maxima of statistics over voxels have no end.
+magnitude. What is fitted must have no end, either: normal deviates rather than correlations.
 """
 
 from typing import NamedTuple
