@@ -158,3 +158,31 @@ class TestDiagnostics:
         found = vx.fit_glm(some, design)["condition_number"].item()
         X = design.values[[0, 1, 4, 7]]
         np.testing.assert_allclose(found, np.linalg.cond(X / np.linalg.norm(X, axis=0)))
+
+
+class TestFormulaOfAMatrix:
+    """A design says its formula as long as it is what the formula gave: results and reports repeat it."""
+
+    def fitted(self, table: pd.DataFrame, design: xr.DataArray) -> object:
+        return vx.fit_glm(cohort(table), design).attrs["provenance"].get("formula")
+
+    def test_it_is_kept_by_what_does_not_change_the_matrix(self, table: pd.DataFrame) -> None:
+        design = vx.make_design(cohort(table), "~ age + site")
+        turned = design.isel(subject=slice(None, None, -1), regressor=[2, 0, 1, 3])
+        again = vx.make_design(cohort(table), design)
+        for same in (design, design.copy(deep=True), turned, again, vx.make_design(cohort(table), again)):
+            assert self.fitted(table, same) == "~ age + site"
+        xr.testing.assert_identical(again, design)
+
+    def test_another_matrix_has_lost_it(self, table: pd.DataFrame) -> None:
+        design = vx.make_design(cohort(table), "~ age + site")
+        others = [
+            design.isel(regressor=[0, 1]),
+            design.copy(data=design.values[::-1]),
+            design.assign_coords(regressor=["Intercept", "a", "b", "c"]),
+            (2 * design).assign_attrs(design.attrs),
+            xr.DataArray(design.values, design.coords, attrs={"formula": "~ age"}),
+        ]
+        for other in others:
+            assert self.fitted(table, other) is None
+            assert "formula" not in vx.make_design(cohort(table), other).attrs

@@ -213,6 +213,13 @@ class TestRegions:
         with pytest.raises(GridMismatch):
             vx.true_discovery_proportion(result_of(np.full((3, 3, 3), 2.0)), regions=other)
 
+    def test_lattices_with_plain_coordinates_are_compared_with_the_same_tolerance(self) -> None:
+        result = result_of(np.full((3, 3, 3), 2.0))
+        plain = xr.DataArray(np.ones((3, 3, 3), int), {d: result[d].values for d in "xyz"}, dims=("x", "y", "z"))
+        assert vx.true_discovery_proportion(result, regions=plain.assign_coords(x=plain.x + 1e-7))["n_voxels"] == 27
+        with pytest.raises(GridMismatch):
+            vx.true_discovery_proportion(result, regions=plain.assign_coords(x=plain.x + 0.01))
+
 
 def test_z_comes_from_t_and_f_where_there_is_none() -> None:
     rng = np.random.default_rng(6)

@@ -186,6 +186,16 @@ class TestWriteMaps:
         assert np.isnan(dof[0, 0, 0])
         assert "stat-dof_statmap" in sidecar(tmp_path / "contrast-age_stat-t_statmap.nii.gz")["DegreesOfFreedom"]
 
+    def test_log10_p_of_a_map_of_p_alone(self, tmp_path: Path) -> None:
+        p = np.random.default_rng(0).uniform(1e-6, 1, (4, 3, 2))
+        found = vx.read_map(nib.Nifti1Image(p, np.eye(4)), kind="p", mask=nib.Nifti1Image(np.ones(p.shape), np.eye(4)))
+        for result in (found, vx.threshold(found, correction="none", alpha=0.9)):
+            written = {path.name.rpartition("_")[2]: path for path in vx.write_maps(result, tmp_path, log10_p=True)}
+            values = nib.load(written["statmap.nii.gz"]).get_fdata()
+            np.testing.assert_allclose(values, np.where(np.isnan(values), np.nan, -np.log10(p)), rtol=1e-5)
+            if result is not found:
+                np.testing.assert_array_equal(nib.load(written["mask.nii.gz"]).get_fdata(), p <= 0.9)
+
     @pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
     def test_log10_p_is_finite_where_p_underflows(self, tmp_path: Path, alternative: str) -> None:
         extreme = contrasts(alternative=alternative).compute()

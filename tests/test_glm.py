@@ -340,6 +340,8 @@ def test_what_cannot_be_fitted_is_refused_by_its_name() -> None:
     _, table, maps = example(9, 12)
     two = vx.from_arrays({"thickness": maps, "area": 2 * maps}, affine=np.eye(4), participants=table)
     elsewhere = vx.from_arrays({"map": maps}, affine=np.diag([2, 2, 2, 1]))
+    plain = xr.DataArray(np.ones(SHAPE, bool), {d: two[d].values for d in "xyz"}, dims=("x", "y", "z"))
+    vx.fit_glm(two, "~ age", variable="area", mask=plain.assign_coords(x=plain.x + 1e-7))
     refused: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (InputError, "thickness", {}),
         (InputError, "volume", {"variable": "volume"}),
@@ -350,6 +352,7 @@ def test_what_cannot_be_fitted_is_refused_by_its_name() -> None:
         (InputError, r"shape \(3, 2\)", {"variable": "area", "mask": np.ones((3, 2), dtype=bool)}),
         (InputError, "No voxel", {"variable": "area", "mask": np.zeros(SHAPE, dtype=bool)}),
         (GridMismatch, "lattices", {"variable": "area", "mask": elsewhere["mask"]}),
+        (GridMismatch, "lattices", {"variable": "area", "mask": plain.assign_coords(x=plain.x + 0.01)}),
     ]
     for error, name, arguments in refused:
         with pytest.raises(error, match=name):

@@ -238,6 +238,7 @@ class TestMethods:
         result = run(
             cohort, "~ age + sex", {"slope": "2 * age", "any": ["age", "sex[T.M]"]}, n_permutations=20, seed=3,
             statistics=("voxel", "tfce"), tfce=vx.TFCE(connectivity=26), alternative="greater", blocks="sex",
+            precision="double",
         )  # fmt: skip
         (line,) = methods.commands(result)
         words = line.replace("COHORT", str(tmp_path / "c.zarr")).replace("RESULTS", str(tmp_path / "out"))
@@ -246,6 +247,8 @@ class TestMethods:
         again = vx.open_results(tmp_path / "out" / "results.zarr")
         for name in result.data_vars:
             np.testing.assert_allclose(again[name].values, result[name].values, err_msg=str(name))
+        # The command line's test has a checkpoint's schedule and progress of its own, and the same options.
+        assert {**again.attrs["provenance"], "versions": 0} == {**result.attrs["provenance"], "versions": 0}
 
 
 def test_a_thresholded_result_is_reported_as_such(tmp_path: Path) -> None:

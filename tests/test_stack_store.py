@@ -145,6 +145,21 @@ class TestPublishing:
         np.testing.assert_array_equal(cohort["effect"].values, noise(3, seed=9))
         assert {path.name for path in folder.iterdir()} == {"maps", "other", "c.zarr"}
 
+    @pytest.mark.parametrize("options", [{"append": True}, {"overwrite": True}])
+    def test_files_of_users_stay_whatever_their_ending(self, folder: Path, options: Any) -> None:
+        vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
+        (folder / "c.zarr" / "notes.partial").write_text("mine")
+        (folder / "c.zarr" / "download.nii.gz.partial").write_text("mine")
+        left = folder / "c.zarr" / "effect" / f"zarr.json.{'0f' * 16}.partial"  # of a process that was killed
+        left.write_text("{")
+        table = pd.read_csv(folder / "maps" / "participants.tsv", sep="\t")
+        table["participant_id"] = "more-" + table["participant_id"]
+        table["path"] = [str(folder / "maps" / path) for path in table["path"]]
+        vx.stack(table, folder / "c.zarr", maps=MAPS, **options)
+        assert (folder / "c.zarr" / "notes.partial").read_text() == "mine"
+        assert (folder / "c.zarr" / "download.nii.gz.partial").read_text() == "mine"
+        assert not left.exists()
+
     def test_the_old_cohort_stays_if_the_new_one_fails_half_way(self, folder: Path) -> None:
         vx.stack(folder / "maps" / "participants.tsv", folder / "c.zarr", maps=MAPS)
         before, old = content(folder / "c.zarr"), vx.open_cohort(folder / "c.zarr")

@@ -1,5 +1,7 @@
 """From a formula or a table to a design matrix, one labelled row a subject."""
 
+import hashlib
+import json
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -48,7 +50,8 @@ def make_design(
         `variance_inflation`, 1 / (1 - R^2) of each column's regression on the others, NaN for a constant and infinite
         for a combination of others; and for a formula `term`, the term that the column belongs to. In the attributes:
         "condition_number", the ratio of the extreme singular values of the matrix with columns of unit length;
-        "formula", if there was one; "dropped_subjects", if there may be any.
+        "formula", if there was one, with "formula_digest" of the matrix that it gave, without which the formula of a
+        matrix is not believed; "dropped_subjects", if there may be any.
 
     Raises
     ------
@@ -71,9 +74,8 @@ def make_design(
         rows = _Rows(columns.frame, columns.kept, columns.terms)
         attrs: dict[str, Any] = {"formula": formula_or_matrix}
     else:
-        given = getattr(formula_or_matrix, "attrs", {})
         rows = _matched(formula_or_matrix, labels, names, drop_missing=drop_missing)
-        attrs = {key: value for key, value in given.items() if key in ("formula", "dropped_subjects")}
+        attrs = _known(formula_or_matrix)
     regressors = [str(column) for column in rows.frame.columns]
     if not regressors:
         raise DesignError("The design has no columns.")
@@ -91,7 +93,26 @@ def make_design(
     }
     if rows.terms is not None:
         coords["term"] = ("regressor", np.array(rows.terms, dtype=str))
-    return xr.DataArray(values, coords, dims=(SUBJECT, "regressor"), name="design", attrs=attrs)
+    design = xr.DataArray(values, coords, dims=(SUBJECT, "regressor"), name="design", attrs=attrs)
+    return design.assign_attrs(formula_digest=_digest(design)) if "formula" in attrs else design
+
+
+def _known(matrix: Matrix) -> dict[str, Any]:
+    """What a design says of itself: its formula only as long as the matrix is what the formula gave."""
+    attrs = getattr(matrix, "attrs", {})
+    known = {key: attrs[key] for key in ("dropped_subjects",) if key in attrs}
+    if isinstance(matrix, xr.DataArray) and "formula" in attrs and attrs.get("formula_digest") == _digest(matrix):
+        known["formula"] = attrs["formula"]
+    return known
+
+
+def _digest(design: xr.DataArray) -> str:
+    """Of values, subjects and regressors, in whatever order they are."""
+    frame = design.to_pandas()
+    assert isinstance(frame, pd.DataFrame)
+    frame = frame.sort_index().sort_index(axis=1)
+    told = json.dumps([frame.index.astype(str).tolist(), frame.columns.astype(str).tolist()]).encode()
+    return hashlib.blake2b(told + frame.to_numpy(dtype="<f8").tobytes(), digest_size=16).hexdigest()
 
 
 class _Rows(NamedTuple):

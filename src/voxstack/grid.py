@@ -197,6 +197,11 @@ class Grid:
                 raise InputError(f"The positions along {dim} are not evenly spaced, so they are not a lattice.")
         return grid
 
+    @classmethod
+    def label(cls, data: xr.DataArray) -> xr.DataArray:
+        """A labelled array whose x, y and z are compared as lattices are, though it came with plain coordinates."""
+        return data.assign_coords(cls.from_dataset(data).coords())
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """Number of voxels along x, y, z."""

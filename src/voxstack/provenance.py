@@ -1,9 +1,12 @@
 """What makes a result repeatable: versions, formula, contrasts, seed. No time, host or absolute path."""
 
 import platform
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from typing import Any
+
+import numpy as np
 
 from voxstack._version import __version__
 
@@ -18,14 +21,23 @@ def record(function: str, /, **details: Any) -> dict[str, Any]:
     function
         Name of the public function.
     **details
-        Plain values (str, int, float, bool, lists and dicts of them) that repeat the call.
+        What repeats the call: str, int, float, bool, those of NumPy, None, and lists and dicts of them.
 
     Returns
     -------
     dict
         Safe to be stored as an attribute of a Zarr group.
     """
-    return {"function": function, **details, "versions": dict(_versions())}
+    return {"function": function, **plain(details), "versions": dict(_versions())}
+
+
+def plain(value: Any) -> Any:
+    """The same in values that JSON knows, where users gave NumPy's."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 @cache

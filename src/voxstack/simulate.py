@@ -129,8 +129,7 @@ def simulate_cohort(
     StoreError
         The folder cannot be written.
     """
-    if not 1 <= resolution <= 20:
-        raise InputError(f"The resolution must be between 1 and 20 mm, not {resolution:g}.")
+    check_real("resolution, in mm,", resolution, 1, 20)
     if n_subjects is not None:
         check_number("n_subjects: a cohort needs at least one subject, and their number", n_subjects, 1)
     check_number("seed", seed, 0)

@@ -160,7 +160,9 @@ def _sidecar(dataset: xr.Dataset, one: PlannedMap) -> bytes:
 
 def _image(dataset: xr.Dataset, one: PlannedMap) -> bytes:
     stat, data = one.entities.get("stat", one.suffix), dataset[one.variable].sel(one.selection)
-    if stat == "log10p":
+    if stat == "log10p" and one.variable == "p_value" and "z_score" not in dataset:
+        data = data.copy(data=0.0 - np.log10(data.values))
+    elif stat == "log10p" and one.variable == "p_value":
         at = dataset.sel(one.selection)
         alternative: Alternative = dataset.attrs["alternative"] if at["stat_type"].item() == "t" else "greater"
         data = data.copy(data=z_to_log10p(at["z_score"].values, alternative))

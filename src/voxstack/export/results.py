@@ -19,10 +19,10 @@ from voxstack.store.lock import LOCK, Lock, one_writer
 from voxstack.store.open import read
 from voxstack.store.published import ROOT, Published, key_encoding
 from voxstack.store.standing import check_apart, sweep
+from voxstack.store.unfinished import RESULT
 
 _KINDS = ("contrast", "fit", "permutation", "discoveries")
 
-_UNFINISHED = "results.partial"
 """A key that is there while a result is written: with it, what is of no result was left by a call that was stopped."""
 
 
@@ -92,7 +92,7 @@ def _replace(location: Location, dataset: xr.Dataset, lock: Lock) -> None:
     before = {name: held for name in names if (held := keys.get(store, name)) is not None}
     try:
         root = content.pop(ROOT)
-        for key, held in {_UNFINISHED: b"", **content, ROOT: root}.items():
+        for key, held in {RESULT: b"", **content, ROOT: root}.items():
             lock.check()
             keys.put(store, {key: held})
     except BaseException:
@@ -140,7 +140,7 @@ def _check_there(location: Location, *, overwrite: bool) -> None:
     try:
         store = location.open(read_only=True)
         if not keys.exists(store, ROOT):
-            stopped = keys.exists(store, _UNFINISHED)
+            stopped = keys.exists(store, RESULT)
             if stopped or keys.some_key(store, but=lambda key: key == LOCK or keys.is_temporary(key)) is None:
                 return
     except OSError as error:

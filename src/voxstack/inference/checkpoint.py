@@ -102,7 +102,7 @@ class Checkpoint:
     def _remember(self, key: str) -> None:
         folder, _, name = key.rpartition("/")
         start, _, stop = name.partition("-")
-        if key.endswith(".partial"):
+        if keys.is_temporary(key):
             assert self._store is not None
             keys.delete(self._store, [key])
         elif folder and start.isdecimal() and stop.isdecimal():

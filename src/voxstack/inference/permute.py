@@ -288,7 +288,8 @@ def _identity(
         "the design": digest(matrix.values),
         "the order of relabellings": digest(*first),
     }
-    return {**details, **{name: {"digest": found} for name, found in digests.items()}}
+    identity: dict[str, Any] = provenance.plain(details)
+    return {**identity, **{name: {"digest": found} for name, found in digests.items()}}
 
 
 def _described_blocks(blocks: str | Blocks) -> dict[str, Any]:

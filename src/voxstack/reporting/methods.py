@@ -197,7 +197,7 @@ def _can_be_named(name: str, record: Mapping[str, Any]) -> bool:
 
 def _permuting(record: Mapping[str, Any]) -> list[str]:
     words = ["--permutations", str(record["n_permutations"]), "--seed", str(record["seed"])]
-    words += ["--method", record["method"], "--relabelling", record["relabelling"], "--tail", record["tail"]]
+    words += [word for name in ("method", "relabelling", "tail", "precision") for word in (f"--{name}", record[name])]
     words += [word for name in record["statistics"] for word in ("--statistic", name)]
     if "blocks" in record:
         words += ["--whole-blocks" if record["blocks"]["whole"] else "--blocks", record["blocks"]["column"]]

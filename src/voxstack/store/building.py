@@ -20,7 +20,7 @@ from voxstack.progress import track
 from voxstack.provenance import record
 from voxstack.run import Task, call, check_visible, means, run
 from voxstack.schema import COUNTS, SPACE, SUBJECT, map_names
-from voxstack.store import layout
+from voxstack.store import keys, layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
 from voxstack.store.coverage import zero_warning
 from voxstack.store.location import Location
@@ -217,7 +217,7 @@ def _described(request: Request, plan: Plan) -> xr.Dataset:
 def _make_room(store: Store, standing: Standing, plan: Plan) -> None:
     """Sweep what a plan does not go on with."""
     if standing.unfinished == plan:
-        sweep(store, keep=lambda key: not key.endswith(".partial"))
+        sweep(store, keep=lambda key: not keys.is_temporary(key))
         return
     if standing.unfinished is not None and not standing.unswept and has_marks(store):
         warnings.warn(

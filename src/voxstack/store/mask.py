@@ -50,7 +50,7 @@ def given_mask(mask: AnalysisMask, grid: Grid) -> NDArray[np.bool_]:
         if set(mask.dims) != set(SPACE):
             raise InputError(f"A mask has the dimensions x, y and z, not {mask.dims}.")
         # Raises GridMismatch where the lattices differ.
-        mask, _ = xr.align(mask.transpose(*SPACE), xr.Dataset(coords=grid.coords()), join="inner")
+        mask, _ = xr.align(Grid.label(mask.transpose(*SPACE)), xr.Dataset(coords=grid.coords()), join="inner")
     given = np.asarray(mask)
     if given.shape != grid.shape:
         raise InputError(f"The mask has the shape {given.shape}, the maps' grid {grid.shape}.")

@@ -16,7 +16,7 @@ from voxstack.store.location import Location
 from voxstack.store.lock import LOCK
 from voxstack.store.open import open_cohort
 from voxstack.store.published import Chunking, Editions, Published, enclosing
-from voxstack.store.unfinished import FOLDER, MARKS, PLAN, Plan
+from voxstack.store.unfinished import FOLDER, MARKS, PLAN, RESULT, Plan
 
 Goal = Literal["new", "append", "overwrite"]
 
@@ -176,7 +176,7 @@ def sweep(store: Store, *, keep: Callable[[str], bool]) -> None:
     # A mark says that its chunks are there, so it goes before them: else a call that goes on with the plan would skip
     # what a sweep that was stopped has removed. As long as the last are there, the next call knows what was being done.
     first = [key for key in left if key.startswith(f"{MARKS}/")]
-    last = [key for key in left if key == PLAN or key.endswith(".partial")]
+    last = [key for key in left if key == PLAN or _is_unfinished(key)]
     for part in (first, sorted(set(left) - {*first, *last}), last):  # each is gone before the next one is begun
         keys.delete(store, part)
     keys.prune(store)
@@ -187,9 +187,14 @@ def _of_the_start(key: str) -> bool:
     return key == LOCK or key.startswith(f"{FOLDER}/") or keys.is_temporary(key)
 
 
+def _is_unfinished(key: str) -> bool:
+    """Whether a key is what a writing has not finished; users have files that end in .partial, too."""
+    return keys.is_temporary(key) or key == RESULT
+
+
 def _ours(key: str) -> bool:
     name, _, rest = key.partition("/")
-    if key.endswith(".partial") or name == FOLDER:
+    if _is_unfinished(key) or name == FOLDER:
         return True
     parts = rest.replace(".", "/").split("/")
     return rest in ("zarr.json", "0") or (parts[0] == "c" and all(part.isdecimal() for part in parts[1:]))

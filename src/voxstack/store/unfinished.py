@@ -18,6 +18,9 @@ from voxstack.store.chunks import LEVEL
 from voxstack.store.coverage import Coverage
 from voxstack.store.published import Chunking, Editions
 
+RESULT = "results.partial"
+"""Key that stands while a result is written."""
+
 FOLDER = "stack.partial"
 PLAN = f"{FOLDER}/plan.json"
 MARKS, _COUNTS = f"{FOLDER}/marks", f"{FOLDER}/counts"
