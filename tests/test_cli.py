@@ -266,7 +266,7 @@ class TestMistakes:
             ("info {s}/none.zarr", "There is no cohort or result at {s}/none.zarr"),
             ("info {s}/sim", "{s}/sim is not a voxstack cohort or result"),
             ("simulate {t}/sim --subjects 0", "at least one subject"),
-            ("simulate {t}/sim --subjects 1 --resolution 0.1", "between 1 and 20 mm"),
+            ("simulate {t}/sim --subjects 1 --resolution 0.1", "between 1 and 20"),
             ("simulate {t}/sim --subjects 1 --seed -1", "seed must be a whole number"),
             ("demo --subjects 2 --output {t}/demo", "at least 4 subjects"),
         ],

@@ -242,7 +242,7 @@ TABLES = {
     ),
     "missing": Mistake((f"no participants table {{folder}}/{TABLE}",), lambda folder: (folder / TABLE).unlink()),
     "a folder": Mistake(
-        (f"it needs a table, and there is none {{folder}}/{TABLE}, but a folder",),
+        (f"it needs a table, and {{folder}}/{TABLE} is a folder",),
         lambda folder: ((folder / TABLE).unlink(), (folder / TABLE).mkdir()),
     ),
     "empty": Mistake((*NOT_A_TABLE, SAVE_AS), table_of(b"")),

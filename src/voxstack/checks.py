@@ -1,6 +1,6 @@
 """Checks of single arguments, before any work: numbers, and words of a list."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,18 @@ def check_choice(option: str, given: Any, known: Iterable[str]) -> None:
     known = list(known)
     if not isinstance(given, str) or given not in known:
         raise InputError(f"{option}={given!r}: voxstack knows {listing(map(repr, known), most=9)}.")
+
+
+def check_flag(option: str, given: Any) -> None:
+    """Refuse what is neither True nor False; a text such as "no" would count as True."""
+    if not isinstance(given, bool | np.bool_):
+        raise InputError(f"{option} must be True or False, not {given!r}.")
+
+
+def check_options(option: str, given: Any) -> None:
+    """Refuse credentials and settings of URLs that are no mapping; they are not shown."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"{option} must be a mapping of names to values, or None, not a {type(given).__name__}.")
 
 
 def check_number(what: str, given: Any, least: int) -> None:

@@ -29,7 +29,7 @@ from voxstack.store.stack import requested, stack
 @click.option("--first-level-contrast", metavar="NAME", help="The map_name of nilearn's table, or the entity contrast.")
 @click.option("--entity", "entities", multiple=True, metavar="KEY=VALUE",
               help="Of the maps in a folder of derivatives, such as task=stopsignal; several values with commas, "
-              "none for maps without it. May be repeated.")  # fmt: skip
+              "and KEY= for maps without it. May be repeated.")  # fmt: skip
 @click.option("--covariates", type=READ, metavar="TABLE",
               help="Of the subjects; by default a folder's participants.tsv.")  # fmt: skip
 @click.option("--label", default="participant_id", show_default=True, help="Column of the subject labels.")

@@ -6,17 +6,19 @@ PyBIDS indexes a whole dataset, its JSON files included, into a database before 
 
 import os
 import re
+import warnings
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from voxstack.errors import InputError, listing
+from voxstack.errors import InputError, VoxstackWarning, listing
 from voxstack.io.first_level import CONTRAST, EFFECT, VARIANCE, Subjects
 
-_IMAGE = re.compile(r"(?P<entities>(?:[A-Za-z]+-[A-Za-z0-9+]+_)+)statmap\.nii(?:\.gz)?")
+_IMAGE = re.compile(r"(?P<entities>(?:[A-Za-z]+-[^_]+_)+)statmap\.nii(?:\.gz)?")
+_MEANT = re.compile(r"sub-.*statmap\.nii(\.gz)?", re.IGNORECASE)  # maps of groups lie beside those of subjects
 _STAT = "stat"  # whose values nilearn and others call effect and variance
 _ROWS = {"ses": "session", "run": "run"}  # of a subject there may be several of these
 _LONG = {
@@ -40,7 +42,7 @@ class _Map(NamedTuple):
         return tuple(self.entities.get(key, "") for key in keys)
 
 
-def of_derivatives(folder: Path, entities: Mapping[str, Any], label: str) -> Subjects:
+def of_derivatives(folder: Path, entities: Mapping[str, Any], contrast: Any, label: str) -> Subjects:
     """Effect maps, and variance maps where there are any, one row for each subject, session and run.
 
     Parameters
@@ -51,6 +53,8 @@ def of_derivatives(folder: Path, entities: Mapping[str, Any], label: str) -> Sub
         That the maps have, by their short or long names: such as
         ``{"task": "stopsignal", "contrast": "go", "space": "MNI152NLin2009cAsym"}``. Values with or without the key;
         a list where several will do; ``""`` or None for maps without that entity.
+    contrast
+        The entity of that name, where it is not among these.
     label
         Name of the subjects' index.
 
@@ -59,11 +63,26 @@ def of_derivatives(folder: Path, entities: Mapping[str, Any], label: str) -> Sub
     InputError
         No such map; maps of a subject, or of several subjects, that entities tell apart which were not given; effects
         without variances where others have them, or the reverse.
+
+    Warns
+    -----
+    VoxstackWarning
+        Subjects whose other maps are there, and files whose names cannot be read.
     """
-    wanted = _wanted(entities)
-    there = sorted(_maps(folder), key=lambda one: one.path)
+    wanted = _wanted(entities, contrast)
+    there, unread = _maps(folder)
     if not there:
-        raise InputError(f"{folder} holds no statistical maps: no file is called sub-..._stat-effect_statmap.nii.gz.")
+        what = f" that can be read, such as {unread[0]}" if unread else ""
+        raise InputError(
+            f"{folder} holds no statistical maps: no file{what} is called sub-..._stat-effect_statmap.nii.gz."
+        )
+    if unread:
+        warnings.warn(
+            f"These files are left out, since their names are no KEY-VALUE pairs with each key once: "
+            f"{listing(unread)}.",
+            VoxstackWarning,
+            stacklevel=6,
+        )
     chosen = [one for one in there if all(one.entities.get(key, "") in some for key, some in wanted.items())]
     effects, variances = (
         _by_row(one for one in chosen if one.entities.get(_STAT) == stat) for stat in (EFFECT, VARIANCE)
@@ -73,12 +92,13 @@ def of_derivatives(folder: Path, entities: Mapping[str, Any], label: str) -> Sub
     _refuse_levels(effects)
     if variances:
         _refuse_unpaired(folder, effects, variances)
+    _look_for_others(there, effects, wanted)
     _refuse_mixtures(list(effects.values()), wanted)
     table = _table({EFFECT: effects, VARIANCE: variances} if variances else {EFFECT: effects}, label)
     return Subjects(table, {stat: stat for stat in (EFFECT, VARIANCE) if stat in table}, _details(effects, wanted))
 
 
-def _wanted(entities: Mapping[str, Any]) -> _Wanted:
+def _wanted(entities: Mapping[str, Any], contrast: Any) -> _Wanted:
     if not isinstance(entities, Mapping):
         raise InputError(f"entities are keys and values such as {{'task': 'stopsignal'}}, not {entities!r}.")
     wanted = {}
@@ -86,35 +106,67 @@ def _wanted(entities: Mapping[str, Any]) -> _Wanted:
         key = _LONG.get(name, name)
         values = given if isinstance(given, Collection) and not isinstance(given, str) else [given]
         wanted[key] = tuple("" if value is None else str(value).removeprefix(f"{key}-") for value in values)
+    if contrast is not None and str(contrast) not in wanted.setdefault("contrast", (str(contrast),)):
+        raise InputError(
+            f"first_level_contrast is {contrast!r} and the entity contrast {entities['contrast']!r}. Give one of them."
+        )
     return wanted
 
 
-def _maps(folder: Path) -> Iterator[_Map]:
-    """Links to folders are followed, each folder once."""
+def _maps(folder: Path) -> tuple[list[_Map], list[str]]:
+    """Maps by their paths, and names of maps that cannot be read; links to folders are followed, each folder once."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"{error.filename} cannot be looked through for maps: {error.strerror}.") from error
 
-    seen = set()
+    seen, found, unread = set(), [], []
     for place, folders, files in os.walk(folder.absolute(), onerror=refuse, followlinks=True):
         if (real := os.path.realpath(place)) in seen:
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".") and not name.endswith(".zarr")]
-        for name in files:
-            match = _IMAGE.fullmatch(name)
-            if match is not None:
-                pairs = [pair.partition("-") for pair in match["entities"].rstrip("_").split("_")]
-                entities = {key: value for key, _, value in pairs}
-                if "sub" in entities:
-                    yield _Map(Path(place, name), entities)
+        for name in filter(_MEANT.fullmatch, files):
+            if entities := _entities(name):
+                found.append(_Map(Path(place, name), entities))
+            else:
+                unread.append(name)
+    return sorted(found, key=lambda one: one.path), sorted(unread)
+
+
+def _entities(name: str) -> dict[str, str]:
+    """Of a file's name; none where it cannot be read."""
+    match = _IMAGE.fullmatch(name)
+    pairs = [pair.partition("-") for pair in match["entities"].rstrip("_").split("_")] if match else []
+    entities = {key: value for key, _, value in pairs}
+    return entities if "sub" in entities and len(entities) == len(pairs) else {}
+
+
+def _look_for_others(there: list[_Map], rows: Iterable[tuple[str, ...]], wanted: _Wanted) -> None:
+    """Subjects that are asked for have to be there; others that have maps, but not this one, are named."""
+    have = {row[0] for row in rows}
+    if lacking := sorted(set(wanted.get("sub", ())) - have):
+        raise InputError(f"There is no such effect map of {listing(f'sub-{one}' for one in lacking)}.")
+    others = sorted({one.entities["sub"] for one in there} - have)
+    if others and "sub" not in wanted:
+        warnings.warn(
+            f"There is no effect map with {_told(wanted)} of {listing(f'sub-{one}' for one in others)}, of whom there "
+            "are other maps. They are not in the cohort.",
+            VoxstackWarning,
+            stacklevel=7,
+        )
 
 
 def _by_row(some: Iterable[_Map]) -> dict[tuple[str, ...], _Map]:
     of_rows: dict[tuple[str, ...], list[_Map]] = defaultdict(list)
     for one in some:
         of_rows[one.row()].append(one)
+    spelled: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for row in of_rows:
+        same = tuple(value.lstrip("0") if value.isdecimal() else value for value in row[1:])
+        first = spelled.setdefault((row[0], *same), row)
+        if first != row:
+            raise InputError(f"{_label(first)} and {_label(row)} are the same. Give their files one spelling.")
     for row, several in of_rows.items():
         if len(several) > 1:
             if not (differ := _differing(several)):
@@ -165,9 +217,12 @@ def _refuse_unpaired(folder: Path, effects: Mapping[Any, _Map], variances: Mappi
 
 
 def _details(effects: Mapping[Any, _Map], wanted: _Wanted) -> dict[str, Any]:
-    contrasts = {one.entities.get("contrast", "") for one in effects.values()} - {""}
-    named = {CONTRAST: contrasts.pop()} if len(contrasts) == 1 else {}
-    entities = {key: list(values) for key, values in wanted.items() if key != "contrast"}
+    """What subjects that are added have to share: entities of all maps, and the values that were asked for together."""
+    some = list(effects.values())
+    together = {key: sorted(values) for key, values in wanted.items() if len(values) > 1}
+    entities = {key: together.get(key, list(some[0].told([key]))) for key in _keys(some) if key not in {_STAT, *_ROWS}}
+    contrasts = entities.pop("contrast", [])
+    named = {CONTRAST: contrasts[0] if len(contrasts) == 1 else contrasts} if contrasts else {}
     return {**named, "entities": entities} if entities else named
 
 
@@ -199,13 +254,17 @@ def _label(row: tuple[str, ...]) -> str:
 
 
 def _told(wanted: _Wanted) -> str:
-    return ", ".join(f"{key}-{' or '.join(values)}" for key, values in wanted.items()) or "whatever entities"
+    told = {key: " or ".join(f"{key}-{value}" if value else f"no {key}" for value in of) for key, of in wanted.items()}
+    return ", ".join(told.values()) or "whatever entities"
 
 
 def _choices(some: Iterable[_Map], keys: Iterable[str]) -> str:
-    values = {key: dict.fromkeys(one.entities.get(key, "none") for one in some) for key in keys}
-    return "; ".join(f"{key}: {listing(of_key, most=20)}" for key, of_key in values.items())
+    values = {key: dict.fromkeys(one.entities.get(key, "") for one in some) for key in keys}
+    told = {key: [value or f"no {key} ('')" for value in of_key] for key, of_key in values.items()}
+    return "; ".join(f"{key}: {listing(of_key, most=20)}" for key, of_key in told.items())
 
 
 def _advice(key: str) -> str:
+    if key == "contrast":
+        return "Choose with first_level_contrast= (--first-level-contrast)."
     return f"Choose with entities={{{key!r}: ...}} (--entity {key}=...)."

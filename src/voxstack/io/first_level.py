@@ -1,7 +1,8 @@
 """What fitted first-level models give, as a participants table with images."""
 
+import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from math import prod
 from types import MappingProxyType
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 from nibabel.spatialimages import SpatialImage
 
-from voxstack.errors import InputError, listing
+from voxstack.errors import InputError, VoxstackWarning, listing
 from voxstack.io.masked import within_mask
 from voxstack.io.sources import MapSpec
 
@@ -64,14 +65,15 @@ def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
         No contrast; something that is no model, or has no label or that of another one; models that cannot compute the
         contrast, all of which are named; a contrast of several rows.
     """
-    if isinstance(models, Sized):
+    if isinstance(models, Sequence | np.ndarray | pd.Series):  # others may be gone through once alone
         _check_labels([_label(number, model) for number, model in enumerate(models, start=1)])  # before any work
     if contrast is None:
         raise InputError("Fitted models have many contrasts: name one with first_level_contrast=.")
-    labels, failures = [], defaultdict(list)
+    labels, failures, columns = [], defaultdict(list), set()
     rows: dict[str, list[SpatialImage]] = {name: [] for name in _OUTPUTS}
     for number, model in enumerate(models, start=1):
         labels.append(_label(number, model))
+        columns.add(_columns(model))
         try:
             for name, output in _OUTPUTS.items():
                 rows[name].append(_computed(model, contrast, output))
@@ -81,6 +83,13 @@ def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
     if failures:
         told = "\n  ".join(f"{listing(some)}: {error}" for error, some in failures.items())
         raise InputError(f"First-level models that cannot compute the contrast {_on_one_line(contrast)}:\n  {told}")
+    if len(columns) > 1 and _by_position(contrast):
+        warnings.warn(
+            f"The contrast {_on_one_line(contrast)} has weights by position, and the designs of these models differ in "
+            "their columns: it may be another contrast for some. Name the columns instead, as in 'faces - houses'.",
+            VoxstackWarning,
+            stacklevel=6,
+        )
     table = pd.DataFrame(rows, index=pd.Index(labels, name=label), dtype=object)
     return Subjects(table, {name: name for name in rows}, {CONTRAST: _plain(contrast)})
 
@@ -103,7 +112,8 @@ def _label(number: int, model: Any) -> str:
 def _check_labels(labels: Sequence[str]) -> None:
     if not labels:
         raise InputError("The list of first-level models is empty.")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
+    known = [label.removeprefix("sub-") for label in labels]
+    twice = list(dict.fromkeys(label for label, one in zip(labels, known, strict=True) if known.count(one) > 1))
     if twice:
         raise InputError(
             f"The subject_label of first-level models must be unique, but several are called {listing(twice)}. Runs of "
@@ -120,19 +130,32 @@ def _computed(model: Any, contrast: Any, output: str) -> SpatialImage:
     own = list(deepcopy(contrast)) if isinstance(contrast, list | tuple) else deepcopy(contrast)
     try:
         image = model.compute_contrast(own, output_type=output)
+        if isinstance(image, SpatialImage) and prod(image.shape[3:]) <= 1:  # others are refused below
+            return within_mask(image, getattr(getattr(model, "masker_", None), "mask_img_", None))
     except Exception as error:  # whatever a model raises
-        raise _CannotError(f"{output}: {' '.join(str(error).split())}") from error
+        words = " ".join(str(error).split())
+        raise _CannotError(f"{output}: {words if ' ' in words else f'{type(error).__name__}: {words}'}") from error
     if not isinstance(image, SpatialImage):
         raise InputError(
             f"{model.subject_label}: {output} of the contrast {_on_one_line(contrast)} is no volume, but a "
             f"{type(image).__name__}."
         )
-    if prod(image.shape[3:]) > 1:
-        raise InputError(
-            f"{model.subject_label}: the contrast {_on_one_line(contrast)} has {prod(image.shape[3:])} rows (F), "
-            "and so no single effect for the second level. Name its rows one by one, and stack a cohort of each."
-        )
-    return within_mask(image, getattr(getattr(model, "masker_", None), "mask_img_", None))
+    raise InputError(
+        f"{model.subject_label}: the contrast {_on_one_line(contrast)} has {prod(image.shape[3:])} rows (F), "
+        "and so no single effect for the second level. Name its rows one by one, and stack a cohort of each."
+    )
+
+
+def _by_position(contrast: Any) -> bool:
+    """Whether a contrast is given by weights, for one run at least."""
+    if isinstance(contrast, list | tuple):
+        return any(_by_position(one) for one in contrast)
+    return not isinstance(contrast, str)
+
+
+def _columns(model: Any) -> tuple[tuple[str, ...], ...]:
+    """Of the design of each run, as nilearn's models have them."""
+    return tuple(tuple(map(str, getattr(one, "columns", ()))) for one in getattr(model, "design_matrices_", None) or ())
 
 
 def _plain(contrast: Any) -> Any:

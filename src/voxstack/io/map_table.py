@@ -1,23 +1,27 @@
 """nilearn's table of first-level maps: a row for each subject and map."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from voxstack.errors import InputError, listing
+from voxstack.errors import InputError, VoxstackWarning, listing
 from voxstack.io.first_level import CONTRAST, EFFECT, VARIANCE, Subjects
 from voxstack.io.places import Place, joined
 from voxstack.io.secrets import StorageOptions
+from voxstack.io.sources import image_columns
 from voxstack.io.tables import refuse_missing_labels, refuse_repeated_columns
 
 SUBJECT, MAP = "subject_label", "map_name"
 _PATHS = {EFFECT: "effects_map_path", VARIANCE: "variance_map_path"}
+COLUMNS = (SUBJECT, MAP, _PATHS[EFFECT])
+"""That nilearn wants."""
 
 
 def is_table_of_maps(table: pd.DataFrame) -> bool:
-    """Whether a table is nilearn's, by the columns that it wants; subjects may be the index."""
-    return {SUBJECT, MAP, _PATHS[EFFECT]} <= {table.index.name, *map(str, table.columns)}
+    """Whether a table is nilearn's, by the columns that it wants; one may be the index."""
+    return set(COLUMNS) <= {table.index.name, *map(str, table.columns)}
 
 
 def of_table(
@@ -41,10 +45,16 @@ def of_table(
     Raises
     ------
     InputError
-        No such map, or several and none is named; rows without subject or map; labels in two columns.
+        No such map, or several and none is named; rows without subject or map; several rows of one subject and map;
+        labels in two columns.
+
+    Warns
+    -----
+    VoxstackWarning
+        Subjects whose other maps are there, and columns of images that are not used.
     """
     table, folder, name = given
-    table = table.reset_index() if table.index.name == SUBJECT else table
+    table = table.reset_index(drop=table.index.name not in COLUMNS or table.index.name in table.columns)
     refuse_repeated_columns(table, name)
     if table.empty:
         raise InputError(f"{name} has no rows.")
@@ -57,12 +67,19 @@ def of_table(
         refuse_missing_labels(name, column, table[column])
     chosen = _chosen(table[MAP].astype(str), contrast, name)
     rows = table[table[MAP].astype(str) == chosen]
+    _look_for_others(table, rows, chosen, name)
     rows = rows.drop(columns=MAP).rename(columns={SUBJECT: label}).set_index(label)
-    if (variance := _PATHS[VARIANCE]) in rows.columns and rows[variance].isna().all():
-        rows = rows.drop(columns=variance)
     paths = {of: column for of, column in _PATHS.items() if column in rows.columns}
     for column in paths.values():
-        rows[column] = [_place(cell, folder, storage_options) for cell in rows[column]]
+        rows[column] = pd.Series([_place(c, folder, storage_options) for c in rows[column]], rows.index, dtype=object)
+    if VARIANCE in paths and rows[_PATHS[VARIANCE]].isna().all():
+        rows = rows.drop(columns=paths.pop(VARIANCE))
+    if unused := sorted(set(image_columns(rows, {})) - set(paths.values())):
+        warnings.warn(
+            f"{name} has images in {listing(unused)}, which are not used. Maps are in {listing(_PATHS.values())}.",
+            VoxstackWarning,
+            stacklevel=6,
+        )
     return Subjects(rows, dict(paths), {CONTRAST: chosen})
 
 
@@ -79,7 +96,26 @@ def _chosen(maps: "pd.Series[str]", contrast: Any, name: str) -> str:
     return chosen
 
 
+def _look_for_others(table: pd.DataFrame, rows: pd.DataFrame, chosen: str, name: str) -> None:
+    """Each subject has one row of a map; those that have others alone are named."""
+    labels = rows[SUBJECT].astype(str)
+    if labels.duplicated().any():
+        raise InputError(
+            f"{name} has several rows with the {MAP} {chosen!r} for {listing(labels[labels.duplicated()].unique())}. "
+            "Sessions get labels such as sub-01_ses-1."
+        )
+    others = sorted(set(table[SUBJECT].astype(str)) - set(labels))
+    if others:
+        warnings.warn(
+            f"{name} has other maps of {listing(others)}, but not {chosen!r}. They are not in the cohort.",
+            VoxstackWarning,
+            stacklevel=7,
+        )
+
+
 def _place(cell: Any, folder: Place, storage_options: StorageOptions | None) -> Any:
-    if isinstance(cell, str | Path) and str(cell).strip():
-        return joined(folder, str(cell).strip(), storage_options)
-    return cell
+    """Of a cell with a path; None where it is empty."""
+    if not isinstance(cell, str | Path):
+        return None if pd.api.types.is_scalar(cell) and pd.isna(cell) else cell
+    text = str(cell).strip()
+    return None if text in ("", "n/a") else joined(folder, text, storage_options)

@@ -7,6 +7,8 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import DTypeLike, NDArray
 
+from voxstack.kernels.resample import nearest
+
 
 class MaskedVolume:
     """A volume as nibabel's array proxies are: an array when asked for. A brain fills a quarter of its grid.
@@ -42,16 +44,22 @@ class MaskedVolume:
 
 
 def within_mask(image: SpatialImage, mask: Any) -> SpatialImage:
-    """The image with NaN outside of a mask on its grid, where nilearn writes 0; as it is without one.
+    """A copy of the image with NaN outside of a mask, where nilearn writes 0; with all of its values without one.
+
+    Models may use a buffer or a file again for the next image, so what they give is read at once.
 
     Parameters
     ----------
     image
         Of one volume.
     mask
-        Image of the mask, or whatever else stands in its place.
+        Image of the mask, or whatever else stands in its place; by nearest neighbour where it is on another lattice.
     """
-    if not isinstance(mask, SpatialImage) or mask.shape[:3] != image.shape[:3]:
-        return image
+    i, j, k = image.shape[:3]
+    volume = np.array(np.asanyarray(image.dataobj)).reshape(i, j, k)
+    if not isinstance(mask, SpatialImage):
+        return nib.Nifti1Image(volume, image.affine, image.header)
     inside = np.asanyarray(mask.dataobj).reshape(mask.shape[:3]) != 0
-    return nib.Nifti1Image(MaskedVolume(np.asanyarray(image.dataobj).reshape(inside.shape), inside), image.affine)
+    if inside.shape != volume.shape or not np.allclose(mask.affine, image.affine, rtol=0, atol=1e-4):
+        inside = nearest(inside.astype(np.uint8), mask.affine, (i, j, k), image.affine) != 0
+    return nib.Nifti1Image(MaskedVolume(volume, inside), image.affine)

@@ -140,7 +140,7 @@ def place_of(place: str | Path | Remote, storage_options: StorageOptions | None 
     if place.startswith("file://"):
         return Path(unquote(place.removeprefix("file://")))
     if not is_url(place):
-        return Path(place)
+        return Path(place).expanduser() if place.startswith("~/") else Path(place)
     refuse_credentials(place)
     return Remote(place, storage_options or {})
 

@@ -12,7 +12,7 @@ from voxstack.errors import InputError, listing
 from voxstack.io.bids import of_derivatives
 from voxstack.io.first_level import Subjects, are_models, of_models
 from voxstack.io.joining import with_covariates
-from voxstack.io.map_table import MAP, SUBJECT, is_table_of_maps, of_table
+from voxstack.io.map_table import COLUMNS, MAP, SUBJECT, is_table_of_maps, of_table
 from voxstack.io.places import Place, place_of
 from voxstack.io.secrets import StorageOptions
 from voxstack.io.sources import MapSpec
@@ -41,16 +41,26 @@ class Given:
         InputError
             What is given does not fit together, or is not what it has to be.
         """
+        if not isinstance(self.label, str):
+            raise InputError(f"label is the name of the column of subject labels, not {self.label!r}.")
+        covariates = self._covariates(storage_options)  # before models compute anything
         subjects, folder = self._found(storage_options)
-        covariates = self.covariates
-        if covariates is None and _folder(self.participants) is not None:
-            covariates = next((path for path in _tables_near(folder) if path.is_file()), None)
-        if covariates is None:
-            return subjects, folder
+        if covariates is not None:
+            # A table of one's own keeps its labels, which patterns of paths are filled from.
+            subjects = with_covariates(subjects, *covariates, respelled=self.maps is None)
+        return subjects, folder
+
+    def _covariates(self, storage_options: StorageOptions | None) -> tuple[pd.DataFrame, str] | None:
+        """Indexed by label, and what to call them; None where there are none."""
+        given, folder = self.covariates, _folder(self.participants)
+        if given is None and folder is not None and self.maps is None:
+            given = next(filter(os.path.lexists, _tables_near(folder)), None)  # a link that is broken is an error
+        if given is None:
+            return None
         labels = [self.label, *_LABELS]
-        table, _, name = read_table(covariates, labels, storage_options, what="table of covariates")
+        table, _, name = read_table(given, labels, storage_options, what="table of covariates")
         label = next((one for one in labels if one in (table.index.name, *table.columns)), self.label)
-        return with_covariates(subjects, indexed(table, label, name), name), folder
+        return indexed(table, label, name), name
 
     def _found(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
         if hasattr(self.participants, "compute_contrast"):
@@ -62,8 +72,9 @@ class Given:
             subjects = of_models(self.participants, self.first_level_contrast, self.label)
             return self._checked(subjects, "The list of first-level models"), Path.cwd()
         if (folder := _folder(self.participants)) is not None:
-            self._refuse(f"a folder of derivatives; it needs a table, and there is none {folder}, but a folder", "maps")
-            subjects = of_derivatives(folder, self._entities(), self.label)
+            self._refuse(f"a folder of derivatives: it needs a table, and {folder} is a folder", "maps")
+            entities = {} if self.entities is None else self.entities
+            subjects = of_derivatives(folder, entities, self.first_level_contrast, self.label)
             return self._checked(subjects, f"The folder {folder}"), folder
         self._refuse_missing_folder()
         table, place, name = read_table(self.participants, [self.label], storage_options)
@@ -72,7 +83,7 @@ class Given:
             given = read_table(self.participants, [self.label, SUBJECT, MAP], storage_options)
             subjects = of_table(given, self.first_level_contrast, self.label, storage_options)
             return self._checked(subjects, name), place
-        self._refuse("a table of one row a subject", "first_level_contrast")
+        self._refuse_first_level(table, name)
         if self.maps is None:
             raise InputError(
                 'No map is named. Say what to stack, for example maps={"effect": "effect_path"} '
@@ -80,17 +91,16 @@ class Given:
             )
         return Subjects(indexed(table, self.label, name), self.maps), place
 
-    def _entities(self) -> Any:
-        """With the contrast, which is one too."""
-        contrast, entities = self.first_level_contrast, {} if self.entities is None else self.entities
-        if contrast is None or not isinstance(entities, Mapping):
-            return entities
-        given = entities.get("contrast", str(contrast))
-        if str(contrast) not in ([given] if isinstance(given, str) else given):
-            raise InputError(
-                f"first_level_contrast is {contrast!r} and the entity contrast {given!r}. Give one of them."
-            )
-        return {**entities, "contrast": str(contrast)}
+    def _refuse_first_level(self, table: pd.DataFrame, name: str) -> None:
+        """A contrast can be chosen from nilearn's table alone."""
+        if self.first_level_contrast is None:
+            return
+        if self.maps is not None:
+            self._refuse("a table of one row a subject, whose maps= are named", "first_level_contrast")
+        raise InputError(
+            f"first_level_contrast= goes with nilearn's table, which has the columns {listing(COLUMNS)}. {name} has "
+            f"{listing(table.columns, most=20)}."
+        )
 
     def _refuse_missing_folder(self) -> None:
         """Entities are those of maps in a folder, which is not there."""
@@ -107,6 +117,8 @@ class Given:
             raise InputError(f"There is no folder {place}.")
 
     def _checked(self, subjects: Subjects, name: str) -> Subjects:
+        if self.label in subjects.table.columns:
+            raise InputError(f"label={self.label!r} (--label) is the name of another column. Take another one.")
         return subjects._replace(table=indexed(subjects.table.reset_index(), self.label, name))
 
     def _refuse(self, what: str, *options: str) -> None:

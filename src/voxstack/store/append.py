@@ -15,7 +15,8 @@ from voxstack.store.coverage import Coverage
 from voxstack.store.location import Location
 from voxstack.store.published import Published, open_array
 
-_NO_OPTIONS = ("function", "versions", "appended", "entities")  # that all subjects have to share
+_NO_OPTIONS = ("function", "versions", "appended")  # that all subjects have to share
+_OF_SOURCES = (CONTRAST, "entities")  # known of some sources alone: maps that a table names may be of any contrast
 
 
 def check_addition(
@@ -32,7 +33,10 @@ def check_addition(
     details
         What their maps are made with, as `Request.details` tells it.
     """
-    there = sorted(set(labels) & {str(label) for label in old[SUBJECT].values})
+    known = {str(label) for label in old[SUBJECT].values}
+    there = sorted(set(labels) & known)
+    if not there:
+        there = sorted(known & {other for label in labels for other in (f"sub-{label}", label.removeprefix("sub-"))})
     if there:
         raise InputError(
             f"The cohort has {listing(there)} already. Leave {'it' if len(there) == 1 else 'them'} out of the table; "
@@ -41,8 +45,7 @@ def check_addition(
     made = {key: value for key, value in old.attrs["provenance"].items() if key not in _NO_OPTIONS}
     asked = {key: value for key, value in details.items() if key not in _NO_OPTIONS}
     keys = made.keys() | asked.keys()
-    if not {CONTRAST} <= made.keys() & asked.keys():  # maps that a table names may be of any contrast
-        keys -= {CONTRAST}
+    keys -= {key for key in _OF_SOURCES if not (key in made and key in asked)}
     differ = sorted(key for key in keys if made.get(key) != asked.get(key))
     if differ:
         told = "; ".join(f"{key} was {made.get(key)!r} and is {asked.get(key)!r}" for key in differ)

@@ -8,6 +8,8 @@ from typing import Any
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
+from voxstack.checks import check_options
+from voxstack.errors import InputError
 from voxstack.io.places import Remote, place_of
 from voxstack.store.remote import open_remote
 
@@ -33,6 +35,9 @@ class Location:
     @classmethod
     def of(cls, store: str | Path | Remote, storage_options: Mapping[str, Any] | None = None) -> "Location":
         """From what users pass as `store` and `storage_options`; `InputError` for a URL with credentials in it."""
+        if not isinstance(store, str | Path | Remote):
+            raise InputError(f"A store is a path or a URL, not a {type(store).__name__}.")
+        check_options("storage_options", storage_options)
         place = place_of(store, storage_options)
         if isinstance(place, Remote):
             return cls(place.url, dict(place.storage_options))

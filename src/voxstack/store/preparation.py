@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from voxstack.checks import check_flag
 from voxstack.errors import InputError
 from voxstack.grid import Grid
 from voxstack.kernels import resample
@@ -46,6 +47,7 @@ class Options:
         cls, zero_is_missing: bool, resample: Any, smoothing_fwhm: Any, smoothing_missing: Any, dtype: Any
     ) -> "Options":
         """Refuse what none of them may be."""
+        check_flag("zero_is_missing", zero_is_missing)
         if dtype not in ("float32", "float64"):
             raise InputError(f"dtype must be 'float32' or 'float64', not {dtype!r}.")
         if resample not in (None, "linear", "nearest"):

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pandas as pd
 import xarray as xr
 
+from voxstack.checks import check_flag, check_options
 from voxstack.errors import InputError, StoreError, VoxstackWarning
 from voxstack.io.sources import MapSpec, image_columns, resolve_maps
 from voxstack.io.subjects import Given, Participants
@@ -179,20 +180,26 @@ def requested(
 
     Parameters, and what is raised, are those of `stack`.
     """
+    flags = {"append": append, "overwrite": overwrite, "allow_outside": allow_outside}
+    for name, flag in (flags if shard is None else {**flags, "shard": shard}).items():
+        check_flag(name, flag)
+    check_options("source_options", source_options)
+    location = Location.of(store, storage_options)
     if append and overwrite:
         raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
     goal: Goal = "append" if append else "overwrite" if overwrite else "new"
     of_sources = dict((storage_options if source_options is None else source_options) or {})
+    # What needs no map comes first: first-level models compute theirs for hours.
+    mask = mask_place(mask, of_sources)
+    of_mask = mask_grid(mask)
+    standing = Standing.look(location)
+    standing.require(goal)
     (table, maps, first_level), folder = given.read(of_sources)
     labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
     kept = covariates_of(table, maps=maps, leave_out=image_columns(table, maps))
-    location = Location.of(store, storage_options)
-    mask = mask_place(mask, of_sources)
-    standing = Standing.look(location)
-    standing.require(goal)
     sharded = standing.sharded(goal, shard)
-    grid = standing.grid() if append else mask_grid(mask) if options.resample is not None else None
+    grid = standing.grid() if append else of_mask if options.resample is not None else None
     grid, placed = place(sources, labels, grid=grid, resample=options.resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
     preparation = Preparation(options, grid, None if explicit is None else ~explicit)
