@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import voxstack as vx
+from permuted_cohorts import run
 from random_cohorts import cohort_of
-from voxstack import memory
 from voxstack.cli import cli
 from voxstack.errors import InputError
 from voxstack.events import collecting
-from voxstack.inference.statistics import STATISTICS, VOXEL
+from voxstack.inference.statistics import STATISTICS
 from voxstack.plan import PROCESS, Means
 from voxstack.plan.permutation import PermutationWork, Schedule
 
@@ -131,8 +131,25 @@ def test_one_statistic_is_one() -> None:
             )
 
 
-def test_the_plan_knows_the_statistics_that_there_are() -> None:
-    assert list(memory.STATISTICS) == [VOXEL, *STATISTICS]
+def test_the_plan_of_clusters_is_that_of_the_test_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lower the cluster-forming threshold, the more voxels lie beyond it."""
+    schedule, works = PermutationWork.schedule, []
+    monkeypatch.setattr(PermutationWork, "schedule", lambda work, given: works.append(work) or schedule(work, given))
+    cohort = cohort_of(np.random.default_rng(0).normal(size=(8, 6, 5, 4)))
+    for options in ({"cluster_forming_p": 0.05}, {"cluster_forming_z": 3.5}):
+        given: Any = {"statistics": ["cluster_mass"], "n_permutations": 20, **options}
+        planned = vx.memory_plan(cohort, n_contrasts=1, **given)
+        works.clear()
+        run(cohort, np.ones((8, 1)), {"mean": [1]}, **given)
+        assert works[0].suprathreshold == planned.permuting.suprathreshold
+    assert vx.memory_plan(cohort, **given | {"cluster_forming_z": 1.0}).permuting.suprathreshold > 0.5 - 1e-9
+
+
+def test_a_verb_that_there_is_not() -> None:
+    plan = vx.memory_plan(n_subjects=20, shape=(9, 9, 9))
+    plan.check("permute")
+    with pytest.raises(InputError, match="verb='stack'"):
+        plan.check("stack")  # type: ignore[arg-type]
 
 
 def test_concatenated_cohorts_are_planned_for_what_both_have() -> None:
@@ -147,8 +164,10 @@ def test_concatenated_cohorts_are_planned_for_what_both_have() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"statistics": ["voxel", "vox"]}, "statistics='vox': voxstack knows 'voxel', 'cluster_extent'"),
-        ({"statistics": "nope"}, "statistics='nope'"),
+        ({"statistics": ["voxel", "vox"]}, "There is no statistic 'vox'; voxstack has voxel, cluster_extent"),
+        ({"statistics": "nope"}, "no statistic 'nope'"),
+        ({"cluster_forming_z": 3}, "A cluster-forming threshold goes with cluster_extent or cluster_mass"),
+        ({"statistics": "cluster_mass", "cluster_forming_z": 3, "cluster_forming_p": 0.1}, "one cluster-forming thr"),
         ({"missing": "x"}, "missing='x': voxstack knows 'complete', 'available'"),
         ({"mask_voxels": 0}, "mask_voxels must be a whole number from 1"),
         ({"n_contrasts": 0}, "n_contrasts must be a whole number from 1"),

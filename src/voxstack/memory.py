@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from voxstack import plan
 from voxstack.checks import check_choice, check_number
 from voxstack.errors import InputError
+from voxstack.inference.options import choose_statistics, choose_threshold
+from voxstack.inference.statistics import STATISTICS, VOXEL, share_beyond
 from voxstack.plan.permutation import LEAST_SHARE, PermutationWork, Schedule
 from voxstack.run import means
 from voxstack.schema import SPACE, SUBJECT, map_names
-
-STATISTICS = {"voxel": 0.0, "cluster_extent": LEAST_SHARE, "cluster_mass": LEAST_SHARE, "tfce": 1.0}
-"""Those of `permutation_test`, and the share of a map's voxels that each has in memory besides."""
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,9 @@ class MemoryPlan:
         schedule = self.schedule or Schedule(1, 1)
         return self.permuting.peak(schedule, self.means)
 
-    @property
-    def relabellings_per_batch(self) -> int:
-        """Whose whole maps a task of `permutation_test` holds, for statistics that need them."""
-        return 0 if self.schedule is None else self.schedule.batch
-
     def check(self, verb: Literal["fit", "permute"]) -> None:
         """Raise `InputError`, with the numbers, where a fit or a permutation test does not fit into the memory."""
+        check_choice("verb", verb, ("fit", "permute"))
         if verb == "fit":
             self.fitting.check(self.means)
         else:
@@ -150,7 +145,9 @@ def memory_plan(
     maps_per_contrast: int = 5,
     missing: Literal["complete", "available"] = "complete",
     mask_voxels: int | None = None,
-    statistics: str | Sequence[str] = ("voxel",),
+    statistics: str | Sequence[str] = (VOXEL,),
+    cluster_forming_p: float | None = None,
+    cluster_forming_z: float | None = None,
     n_permutations: int = 5000,
 ) -> MemoryPlan:
     """Plan the memory of working on a cohort, on the active Dask client or on this process' threads.
@@ -178,7 +175,9 @@ def memory_plan(
     mask_voxels
         Voxels in the mask; by default those of the cohort's, or all.
     statistics
-        Of `permutation_test`, one or several; those of clusters with thresholds of p < 0.0025.
+        Of `permutation_test`, one or several.
+    cluster_forming_p, cluster_forming_z
+        Threshold of clusters: the lower, the more voxels lie beyond it. By default one of p < 0.0025.
     n_permutations
         Of `permutation_test`.
 
@@ -193,9 +192,7 @@ def memory_plan(
         Neither a cohort nor its numbers; numbers below 1, or no such type, statistic or treatment of missing data; or
         not one subject fits into the memory.
     """
-    statistics = [statistics] if isinstance(statistics, str) else list(statistics)
-    for one in statistics:
-        check_choice("statistics", one, STATISTICS)
+    statistics = choose_statistics(statistics)
     check_choice("missing", missing, ("complete", "available"))
     counts = {"n_maps": n_maps, "n_regressors": n_regressors, "n_contrasts": n_contrasts}
     counts |= {"maps_per_contrast": maps_per_contrast, "n_permutations": n_permutations}
@@ -229,7 +226,7 @@ def memory_plan(
         shape, (size, x, y, z), n_subjects, n_regressors, n_contrasts, maps_per_contrast, available, itemsize
     )
     inside = None if cohort is None or "mask" not in cohort.coords else _mask_of(cohort)
-    of_maps = [name for name in statistics if name != "voxel"]
+    of_maps = [name for name in statistics if name != VOXEL]
     permuting = PermutationWork(
         blocks=_blocks(inside, shape, (x, y, z), mask_voxels),
         n_subjects=n_subjects,
@@ -238,7 +235,7 @@ def memory_plan(
         n_relabellings=n_permutations,
         n_hypotheses=n_contrasts,
         n_statistics=len(of_maps),
-        suprathreshold=max([LEAST_SHARE, *(STATISTICS[name] for name in of_maps)]),
+        suprathreshold=_share(of_maps, cluster_forming_p, cluster_forming_z),
         available=available,
     )
     try:
@@ -246,6 +243,14 @@ def memory_plan(
     except InputError:
         schedule = None
     return MemoryPlan(given, stacking, fitting, permuting, size, schedule)
+
+
+def _share(statistics: Sequence[str], p: float | None, z: float | None) -> float:
+    """Of a map's voxels that is in memory besides, for statistics of whole maps."""
+    threshold = None if p is None and z is None else choose_threshold(statistics, p, z)
+    if any(STATISTICS[name].of == "heights" for name in statistics):
+        return 1.0
+    return LEAST_SHARE if threshold is None else share_beyond(threshold)
 
 
 def _itemsize(dtype: str) -> int:

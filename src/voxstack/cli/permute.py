@@ -107,6 +107,8 @@ def command(
             n_contrasts=len(hypotheses),
             missing=missing,
             statistics=statistics or (VOXEL,),
+            cluster_forming_p=cluster_forming_p,
+            cluster_forming_z=cluster_forming_z,
             n_permutations=permutations,
         )
         if explain:

@@ -58,6 +58,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
 
 
+def share_beyond(threshold: float) -> float:
+    """Share of a map's voxels that is to be expected beyond a cluster-forming threshold in z, generously."""
+    return min(max(4 * float(special.ndtr(-threshold)), LEAST_SHARE), 0.5)
+
+
 @dataclass(frozen=True, eq=False)
 class Enhancement:
     """Statistics of whole maps, and how maps are enhanced for them.
@@ -116,10 +121,8 @@ class Enhancement:
 
     @property
     def suprathreshold_share(self) -> float:
-        """Share of a map's voxels that is to be expected in lists, generously; 1 where whole maps are needed."""
-        if self.needs_heights or self.threshold is None:
-            return 1.0
-        return min(max(4 * float(special.ndtr(-self.threshold)), LEAST_SHARE), 0.5)
+        """Share of a map's voxels that is to be expected in lists; 1 where whole maps are needed."""
+        return 1.0 if self.needs_heights or self.threshold is None else share_beyond(self.threshold)
 
     def heights(self, ratios: Float, hypothesis: Hypothesis) -> Float:
         """Maps to be enhanced, of ratios of any shape."""
