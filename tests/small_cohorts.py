@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from voxstack.io.subjects import Given
+
 SHAPE = (4, 5, 3)
 AFFINE = np.array([[2.0, 0, 0, -3], [0, 2.5, 0, -5], [0, 0, 3, 1], [0, 0, 0, 1]])
 MAPS = {"effect": "path"}
@@ -26,6 +28,12 @@ def save(folder: Path, volumes: NDArray[Any], *, name: str = "effect", affine: N
     table = pd.DataFrame({"participant_id": labels, "path": [f"{label}_{name}.nii.gz" for label in labels]})
     table.to_csv(folder / "participants.tsv", sep="\t", index=False)
     return table
+
+
+def read_participants(given: Any, label: str) -> tuple[pd.DataFrame, Any]:
+    """A table of participants as `stack` reads it, and the folder that relative paths start from."""
+    subjects, folder = Given(given, {}, label).read(None)
+    return subjects.table, folder
 
 
 def content(store: Path) -> dict[str, bytes]:

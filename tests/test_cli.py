@@ -111,7 +111,7 @@ class TestVerbs:
             *("fit", study / "c.zarr", "--design", "~ age + sex", "--contrast", "sex", "--contrast", "sex[T.M]"),
             *("--f-contrast", "both=age, sex[T.M]", "--output", tmp_path / "out"),
         )
-        assert "\nsex: F of 1 column\nsex[T.M]: t\nboth: F of 2 columns\n" in told
+        assert "\nsex: F of 1 column (the column's own name gives t with a sign)\nsex[T.M]: t\nboth: F of 2 c" in told
 
     def test_stack_passes_its_options_on(self, study: Path, tmp_path: Path) -> None:
         told = succeed(

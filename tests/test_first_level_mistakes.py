@@ -261,3 +261,11 @@ def test_options_of_another_type(tmp_path: Path, options: dict[str, Any], says: 
     with pytest.raises(InputError, match=says):
         vx.stack([Constant("a"), Constant("b")], **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_hints_of_what_was_meant(tmp_path: Path) -> None:
+    put(tmp_path / "m" / f"sub-01_contrast-facesMinusHouses{EFFECT}", 1)
+    with pytest.raises(InputError, match="nilearn writes 'a - b' as aMinusB"):
+        vx.stack(tmp_path / "m", tmp_path / "c.zarr", first_level_contrast="faces - houses")
+    with pytest.raises(InputError, match="No map has the entity tsk"):
+        vx.stack(tmp_path / "m", tmp_path / "c.zarr", entities={"tsk": "x"})

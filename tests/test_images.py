@@ -291,7 +291,7 @@ class TestBroken:
         nifti(noise, nib.Nifti1Pair if name == "a.img" else nib.Nifti1Image).to_filename(tmp_path / name)
         content = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content[: int(share * len(content))])
-        with pytest.raises(InputError, match=rf"{name}: .*(truncated, \d+ of \d+ bytes|ended)"):
+        with pytest.raises(InputError, match=rf"{name}: .*(truncated, (fewer|\d+) of \d+ bytes|ended)"):
             ImageSource(tmp_path / name).header()
 
     @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "a.img", "a.hdr"])

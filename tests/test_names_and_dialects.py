@@ -12,9 +12,8 @@ import xarray as xr
 
 import voxstack as vx
 from both_ways import voxstack
-from small_cohorts import AFFINE, content, noise, save
+from small_cohorts import AFFINE, content, noise, read_participants, save
 from voxstack.errors import InputError
-from voxstack.io.tables import read_participants
 
 LABELS = ["Zoë 1", "Åse", "李 03", "ß", "Ďábel", "é"]
 AGES = [20.5, 31, 22, 43.25, 34, 55]

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import voxstack as vx
+from small_cohorts import read_participants
 from voxstack.errors import InputError
 from voxstack.io.sources import image_columns, resolve_maps
-from voxstack.io.tables import covariates, read_participants
+from voxstack.io.tables import covariates
 
 
 def write(path: Path, text: str, *, encoding: str = "utf-8") -> Path:

@@ -1,5 +1,7 @@
 """The package's exceptions. A message says what was found, where, and what to do about it."""
 
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -26,6 +28,14 @@ class StoreError(VoxstackError):
 
 class VoxstackWarning(UserWarning):
     """The result is right, but perhaps not what was meant."""
+
+
+def warn(message: str) -> None:
+    """Warn with a `VoxstackWarning`, at the line outside voxstack that led here."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "voxstack":
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, VoxstackWarning, stacklevel=level)
 
 
 def listing(items: Iterable[object], *, most: int = 5) -> str:

@@ -16,7 +16,7 @@ from formulaic.utils.code import sanitize_variable_names
 from numpy.typing import ArrayLike, NDArray
 
 from voxstack.covariates import decode, encode
-from voxstack.errors import DesignError, VoxstackWarning, listing
+from voxstack.errors import DesignError, listing, warn
 from voxstack.schema import covariate_names
 
 _ARITHMETIC = (
@@ -191,11 +191,9 @@ def _warn_of_lost_levels(before: pd.DataFrame, after: pd.DataFrame) -> None:
             had, has = before[name].dropna().unique(), set(after[name])
             lost = [level for level in had if level not in has]
             if lost:
-                warnings.warn(
+                warn(
                     f"Of the level {listing(lost)} of {name!r} no subject is left once those with missing covariates "
-                    "are dropped. The design has no regressor for it.",
-                    VoxstackWarning,
-                    stacklevel=4,
+                    "are dropped. The design has no regressor for it."
                 )
 
 
@@ -234,11 +232,7 @@ def _terms(matrix: formulaic.ModelMatrix, text: str) -> list[str]:
     terms = [""] * len(names)
     for term, columns in matrix.model_spec.term_indices.items():
         if not columns:
-            warnings.warn(
-                f"The term {term} of the formula has no regressor, as where all subjects have the same level.",
-                VoxstackWarning,
-                stacklevel=4,
-            )
+            warn(f"The term {term} of the formula has no regressor, as where all subjects have the same level.")
         for column in columns:
             terms[column] = "Intercept" if str(term) == "1" else str(term)
     return terms

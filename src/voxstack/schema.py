@@ -152,7 +152,7 @@ def annotate(dataset: xr.Dataset, kind: str, **attrs: Any) -> xr.Dataset:
     dataset
         Dimensions and names as registered for `kind`; a data variable that is not registered is an error of voxstack.
     kind
-        "cohort", "fit", "contrast" or "permutation".
+        "cohort", "fit", "contrast", "permutation" or "discoveries".
     **attrs
         Attributes of the dataset itself, besides its kind and schema version.
     """

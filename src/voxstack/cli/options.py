@@ -76,14 +76,16 @@ def check_output(folder: Place, *, overwrite: bool) -> None:
 def tell_dropped(dropped: Sequence[str]) -> None:
     """Name the subjects that were left out."""
     if dropped:
-        click.echo(f"Left out {len(dropped)} subjects for a missing covariate: {', '.join(dropped)}", err=True)
+        number = f"{len(dropped)} subject{'s' * (len(dropped) > 1)}"
+        click.echo(f"Left out {number} for a missing covariate: {', '.join(dropped)}", err=True)
 
 
 def tested_by(one: xr.Dataset) -> str:
     """A contrast and how it is tested: the name of a term means F, also where it has one column only."""
-    kind = str(one["stat_type"].item())
-    columns = int(one["dof_num"].item())
-    return f"{one['contrast'].item()}: " + (f"F of {columns} column{'s' * (columns > 1)}" if kind == "F" else kind)
+    kind, columns = str(one["stat_type"].item()), int(one["dof_num"].item())
+    if kind == "F":
+        kind = f"F of {columns} columns" if columns > 1 else "F of 1 column (the column's own name gives t with a sign)"
+    return f"{one['contrast'].item()}: {kind}"
 
 
 @contextmanager

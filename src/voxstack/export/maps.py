@@ -127,7 +127,7 @@ def map_file_names(dataset: xr.Dataset, *, prefix: str = "", log10_p: bool = Fal
     if unusable:
         raise InputError(f"The prefix {prefix!r} has {unusable!r}, which file names should not have.")
     names = [
-        prefix + "_".join(f"{key}-{_label(value)}" for key, value in one.entities.items()) + f"_{one.suffix}.nii.gz"
+        prefix + "_".join(f"{key}-{bids_label(value)}" for key, value in one.entities.items()) + f"_{one.suffix}.nii.gz"
         for one in planned(dataset, log10_p=log10_p)
     ]
     twice = {name for name in names if names.count(name) > 1}
@@ -142,8 +142,8 @@ def file_names(dataset: xr.Dataset, *, log10_p: bool) -> set[str]:
     return {*images, *map(_sidecar_of, images)}
 
 
-def _label(text: str) -> str:
-    """BIDS labels are made of letters and digits."""
+def bids_label(text: str) -> str:
+    """A text as BIDS names files with it: its letters and digits; `InputError` where it has none."""
     label = re.sub(r"[\W_]", "", text)
     if not label:
         raise InputError(f"{text!r} has no letter or digit to name a file with. Give the contrast another name.")

@@ -88,10 +88,10 @@ def colours_of(stat_map: xr.DataArray, vmax: float | None) -> dict[str, Any]:
     return {"vmax": vmax, **signs}
 
 
-def template_for(image: nib.Nifti1Image, background: Any) -> Any:
+def template_for(image: nib.Nifti1Image, background: Any, storage_options: Mapping[str, Any] | None = None) -> Any:
     """What to draw on: what is given, or nilearn's MNI template for maps in MNI space, or nothing."""
     if background is not None or image.header["sform_code"] != MNI_CODE:
-        return background_image(background)
+        return background_image(background, storage_options)
     from nilearn.datasets import load_mni152_template
 
     return load_mni152_template(resolution=2)

@@ -1,8 +1,8 @@
 """Maps as slices of a brain, drawn by nilearn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -39,6 +39,7 @@ def plot_slices(
     cuts: int | Sequence[float] = 7,
     background: Background | None = None,
     vmax: float | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> "Figure":
     """Slices of a map on a background.
 
@@ -58,6 +59,8 @@ def plot_slices(
         Image to draw on. By default nilearn's MNI template for maps in MNI space, else nothing.
     vmax
         Value of the last colour; by default the largest of the map.
+    storage_options
+        Credentials and settings for the URL of the background.
 
     Returns
     -------
@@ -83,7 +86,7 @@ def plot_slices(
     with nothing_may_pass():
         plotting.plot_stat_map(
             image,
-            bg_img=template_for(image, background),
+            bg_img=template_for(image, background, storage_options),
             threshold=max(threshold, np.finfo(float).tiny),
             display_mode=direction,
             cut_coords=positions,
@@ -99,14 +102,19 @@ def plot_slices(
     return drawn_figure
 
 
-def plot_coverage(cohort: xr.Dataset, *, background: Background | None = None) -> "Figure":
+def plot_coverage(
+    cohort: xr.Dataset,
+    *,
+    background: Background | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> "Figure":
     """Slices of the share of subjects that have data.
 
     Parameters
     ----------
     cohort
         Of `open_cohort` or `stack`.
-    background
+    background, storage_options
         As of `plot_slices`.
 
     Returns
@@ -132,6 +140,7 @@ def plot_coverage(cohort: xr.Dataset, *, background: Background | None = None) -
         title=f"share of {cohort.sizes[SUBJECT]} subjects with data",
         background=background,
         vmax=1.0,
+        storage_options=storage_options,
     )
 
 

@@ -17,7 +17,7 @@ from voxstack.inference.found_clusters import FoundClusters, find_clusters, make
 from voxstack.io.atlas import Atlas, AtlasSpec
 from voxstack.io.places import located
 from voxstack.kernels.peaks import apart, local_maxima
-from voxstack.schema import SPACE, is_p_value
+from voxstack.schema import REGISTRY, SPACE, is_p_value
 
 _COLUMNS = ("contrast", "cluster", "peak", "x", "y", "z", "value", "mean", "n_voxels", "volume_mm3")
 _OF_CLUSTERS = ("cluster_extent_p_fwe", "cluster_mass_p_fwe", "cluster_extent_p_fwe_joint", "cluster_mass_p_fwe_joint")
@@ -85,7 +85,9 @@ def clusters_table(
     if peaks is not None:
         check_number("peaks, unless it is None for all of them,", peaks, 1)
     regions = None if atlas is None else Atlas.of(located(atlas, storage_options))
-    names = [name for name in maps_of(maps) if is_p_value(name)]
+    # In the order of the registry, which a store does not keep.
+    known = [name for kind, name in REGISTRY if kind == maps.attrs["kind"] and is_p_value(name)]
+    names = [name for name in known if name in maps_of(maps)]
     there = compute(maps[[*names, *(name for name in ("cluster_extent",) if name in maps)]])
     affine = Grid.from_dataset(maps).affine
     said = maps.attrs["provenance"].get("threshold")

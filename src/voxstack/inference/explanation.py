@@ -1,7 +1,6 @@
 """What exchangeability blocks allow, in words and numbers, and what restricts it."""
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxstack.errors import DesignError, VoxstackWarning, listing
+from voxstack.errors import DesignError, listing, warn
 from voxstack.kernels.basis import decompose
 from voxstack.kernels.exchangeability import Tree
 from voxstack.kernels.relabel import Kind, Relabellings
@@ -125,12 +124,10 @@ def warn_without_block_effects(design: Float, tree: Tree) -> None:
         if block.node.exchangeable and size > 1 and size - inside @ inside > 1e-8 * size:
             without.append(block)
     if without:
-        warnings.warn(
+        warn(
             f"Subjects are exchanged within blocks, but the design has no effect of {_named(without)}: differences "
             "between blocks stay in the residuals, and the test is less sensitive. Add the blocks to the design as a "
-            "factor, such as C(family).",
-            VoxstackWarning,
-            stacklevel=4,
+            "factor, such as C(family)."
         )
 
 
@@ -154,12 +151,10 @@ def warn_of_single_flips(contrast: str, effect: Float, tree: Tree) -> None:
     within = [block.node for block in _apart(_Block(tree, "", 0, None, True)) if block.node.exchangeable]
     alone = any(len(node.rows) > 1 and not node.children for node in within)
     if len(within) > 1 and alone and (effect != effect[0]).any():
-        warnings.warn(
+        warn(
             f"{contrast!r} differs between blocks alone, so nothing can be exchanged within them: signs of single "
             "images are flipped, as if images of one block were independent. If they are not, as those of one person, "
-            "exchange whole blocks: Blocks(..., whole=True), or --whole-blocks. If they are, say relabelling='flip'.",
-            VoxstackWarning,
-            stacklevel=4,
+            "exchange whole blocks: Blocks(..., whole=True), or --whole-blocks. If they are, say relabelling='flip'."
         )
 
 

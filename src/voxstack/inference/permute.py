@@ -168,7 +168,8 @@ def permutation_test(
     Warns
     -----
     VoxstackWarning
-        The design is rank deficient; subjects are permuted within blocks that have no effect in the design.
+        The design is rank deficient; subjects are permuted within blocks that have no effect in the design; images are
+        flipped one by one although what is tested differs between blocks alone.
 
     Notes
     -----
@@ -189,7 +190,7 @@ def permutation_test(
         tail=tail,
         precision=precision,
     )
-    check_number("n_permutations, the identity included,", n_permutations, 2)
+    check_number("n_permutations (--permutations), the identity included,", n_permutations, 2)
     check_number("seed", seed, 0)
     names = choose_statistics(statistics)
     check_connectivity(connectivity)

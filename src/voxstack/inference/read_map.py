@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,7 +12,7 @@ from nibabel.spatialimages import SpatialImage
 
 from voxstack import provenance
 from voxstack.checks import check_number, check_real
-from voxstack.errors import InputError, VoxstackWarning
+from voxstack.errors import InputError, warn
 from voxstack.inference.options import MapKind, check_choices
 from voxstack.io.places import Place, located
 from voxstack.io.readers import image_source
@@ -73,15 +72,16 @@ def read_map(
         was thresholded by `threshold`, or one whose name says that it is none of these kinds.
     """
     place, mask = located(image, storage_options), located(mask, storage_options)
+    source = image_source(place, "A map")
+    source.header()  # a file that is not there is told before what it would need
     kind, told = _said(place, kind)
     dof = told.get("DegreesOfFreedom") if dof is None else dof
     dof_num = told.get("NumeratorDegreesOfFreedom", 1) if dof_num is None else dof_num
     alternative = told.get("Alternative", "two-sided") if alternative is None else alternative
     check_choices(kind=kind, alternative=alternative)
     if kind in ("t", "F"):
-        check_real(f"dof=, the residual degrees of freedom that a map of {kind} needs,", dof, 0, inside=True)
+        check_real(f"dof= (--dof), the residual degrees of freedom that a map of {kind} needs,", dof, 0, inside=True)
     check_number("dof_num", dof_num, 1)
-    source = image_source(place, "A map")
     raw, grid = source.read()
     values = np.asarray(raw, dtype=np.float64)
     there = np.isfinite(values) if kind == "p" else ~np.isnan(values) & (values != 0)
@@ -93,11 +93,7 @@ def read_map(
     if kind == "p" and (np.nanmin(values) < 0 or np.nanmax(values) > 1):
         raise InputError(f"{source.name} is said to hold p-values, and has values outside of 0 to 1. Choose kind=.")
     if kind == "z" and np.nanmin(values) >= 0 and np.nanmax(values) <= 1:
-        warnings.warn(
-            f"All values of {source.name} lie from 0 to 1. If they are p-values, say kind='p'.",
-            VoxstackWarning,
-            stacklevel=2,
-        )
+        warn(f"All values of {source.name} lie from 0 to 1. If they are p-values, say kind='p'.")
     residual = float(np.inf if dof is None else dof)
     maps = {"p_value": values}
     if kind == "z":

@@ -1,6 +1,5 @@
 """`threshold`: which voxels of a result are significant."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from voxstack.checks import check_number, check_real
 from voxstack.computation import compute
-from voxstack.errors import VoxstackWarning
+from voxstack.errors import warn
 from voxstack.inference.evidence import (
     Evidence,
     check_not_thresholded,
@@ -159,11 +158,9 @@ def threshold(
 
 def _warn_of_few(number: int, least: float) -> None:
     if 1 / number > least:
-        warnings.warn(
+        warn(
             f"p-values of {number:,} relabellings are at least 1/{number:,}, too coarse to correct for all voxels. "
-            "correction='fwe' takes those that relabelling has corrected.",
-            VoxstackWarning,
-            stacklevel=3,
+            "correction='fwe' takes those that relabelling has corrected."
         )
 
 

@@ -1,6 +1,5 @@
 """Atlases: an image of labels, and what they are called."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,7 +12,7 @@ import pandas as pd
 from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
-from voxstack.errors import InputError, VoxstackWarning, listing
+from voxstack.errors import InputError, listing, warn
 from voxstack.grid import Grid
 from voxstack.io.places import Place, Remote, located
 from voxstack.io.readers import image_source
@@ -68,7 +67,7 @@ class Atlas:
         lost = np.setdiff1d(self.labels[self.labels != 0], labels)
         if lost.size:
             names = listing(self.names.get(int(label), label) for label in lost)
-            warnings.warn(f"{lost.size} labels are nowhere on the maps' grid: {names}.", VoxstackWarning, stacklevel=4)
+            warn(f"{lost.size} labels are nowhere on the maps' grid: {names}.")
         return np.asarray(labels, dtype=np.int64)
 
     def at(self, places: NDArray[np.float64]) -> list[str]:

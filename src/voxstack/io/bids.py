@@ -6,7 +6,6 @@ PyBIDS indexes a whole dataset, its JSON files included, into a database before 
 
 import os
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from voxstack.errors import InputError, VoxstackWarning, listing
+from voxstack.errors import InputError, listing, warn
 from voxstack.io.first_level import CONTRAST, EFFECT, VARIANCE, Subjects
 
 _IMAGE = re.compile(r"(?P<entities>(?:[A-Za-z]+-[^_]+_)+)statmap\.nii(?:\.gz)?")
@@ -77,18 +76,18 @@ def of_derivatives(folder: Path, entities: Mapping[str, Any], contrast: Any, lab
             f"{folder} holds no statistical maps: no file{what} is called sub-..._stat-effect_statmap.nii.gz."
         )
     if unread:
-        warnings.warn(
-            f"These files are left out, since their names are no KEY-VALUE pairs with each key once: "
-            f"{listing(unread)}.",
-            VoxstackWarning,
-            stacklevel=6,
+        warn(
+            f"These files are left out, since their names are no KEY-VALUE pairs with each key once: {listing(unread)}."
         )
     chosen = [one for one in there if all(one.entities.get(key, "") in some for key, some in wanted.items())]
     effects, variances = (
         _by_row(one for one in chosen if one.entities.get(_STAT) == stat) for stat in (EFFECT, VARIANCE)
     )
     if not effects:
-        raise InputError(f"{folder} has no effect map with {_told(wanted)}; there are {_choices(there, _keys(there))}.")
+        raise InputError(
+            f"{folder} has no effect map with {_told(wanted)}; there are {_choices(there, _keys(there))}."
+            f"{_hint(wanted, there)}"
+        )
     _refuse_levels(effects)
     if variances:
         _refuse_unpaired(folder, effects, variances)
@@ -149,11 +148,9 @@ def _look_for_others(there: list[_Map], rows: Iterable[tuple[str, ...]], wanted:
         raise InputError(f"There is no such effect map of {listing(f'sub-{one}' for one in lacking)}.")
     others = sorted({one.entities["sub"] for one in there} - have)
     if others and "sub" not in wanted:
-        warnings.warn(
+        warn(
             f"There is no effect map with {_told(wanted)} of {listing(f'sub-{one}' for one in others)}, of whom there "
-            "are other maps. They are not in the cohort.",
-            VoxstackWarning,
-            stacklevel=7,
+            "are other maps. They are not in the cohort."
         )
 
 
@@ -262,6 +259,16 @@ def _choices(some: Iterable[_Map], keys: Iterable[str]) -> str:
     values = {key: dict.fromkeys(one.entities.get(key, "") for one in some) for key in keys}
     told = {key: [value or f"no {key} ('')" for value in of_key] for key, of_key in values.items()}
     return "; ".join(f"{key}: {listing(of_key, most=20)}" for key, of_key in told.items())
+
+
+def _hint(wanted: _Wanted, there: list[_Map]) -> str:
+    """What may be wrong with what was asked for."""
+    unknown = sorted(key for key, values in wanted.items() if any(values) and key not in {"sub", *_keys(there)})
+    if unknown:
+        return f" No map has the entity {listing(unknown)}."
+    if any(re.search(r"\W", value) for value in wanted.get("contrast", ())):
+        return " In names of files nilearn writes 'a - b' as aMinusB."
+    return ""
 
 
 def _advice(key: str) -> str:

@@ -1,6 +1,5 @@
 """What fitted first-level models give, as a participants table with images."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from nibabel.spatialimages import SpatialImage
 
-from voxstack.errors import InputError, VoxstackWarning, listing
+from voxstack.errors import InputError, listing, warn
 from voxstack.io.masked import within_mask
 from voxstack.io.sources import MapSpec
 
@@ -84,11 +83,9 @@ def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
         told = "\n  ".join(f"{listing(some)}: {error}" for error, some in failures.items())
         raise InputError(f"First-level models that cannot compute the contrast {_on_one_line(contrast)}:\n  {told}")
     if len(columns) > 1 and _by_position(contrast):
-        warnings.warn(
+        warn(
             f"The contrast {_on_one_line(contrast)} has weights by position, and the designs of these models differ in "
-            "their columns: it may be another contrast for some. Name the columns instead, as in 'faces - houses'.",
-            VoxstackWarning,
-            stacklevel=6,
+            "their columns: it may be another contrast for some. Name the columns instead, as in 'faces - houses'."
         )
     table = pd.DataFrame(rows, index=pd.Index(labels, name=label), dtype=object)
     return Subjects(table, {name: name for name in rows}, {CONTRAST: _plain(contrast)})

@@ -1,12 +1,11 @@
 """nilearn's table of first-level maps: a row for each subject and map."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from voxstack.errors import InputError, VoxstackWarning, listing
+from voxstack.errors import InputError, listing, warn
 from voxstack.io.first_level import CONTRAST, EFFECT, VARIANCE, Subjects
 from voxstack.io.places import Place, joined
 from voxstack.io.secrets import StorageOptions
@@ -75,11 +74,7 @@ def of_table(
     if VARIANCE in paths and rows[_PATHS[VARIANCE]].isna().all():
         rows = rows.drop(columns=paths.pop(VARIANCE))
     if unused := sorted(set(image_columns(rows, {})) - set(paths.values())):
-        warnings.warn(
-            f"{name} has images in {listing(unused)}, which are not used. Maps are in {listing(_PATHS.values())}.",
-            VoxstackWarning,
-            stacklevel=6,
-        )
+        warn(f"{name} has images in {listing(unused)}, which are not used. Maps are in {listing(_PATHS.values())}.")
     return Subjects(rows, dict(paths), {CONTRAST: chosen})
 
 
@@ -106,11 +101,7 @@ def _look_for_others(table: pd.DataFrame, rows: pd.DataFrame, chosen: str, name:
         )
     others = sorted(set(table[SUBJECT].astype(str)) - set(labels))
     if others:
-        warnings.warn(
-            f"{name} has other maps of {listing(others)}, but not {chosen!r}. They are not in the cohort.",
-            VoxstackWarning,
-            stacklevel=7,
-        )
+        warn(f"{name} has other maps of {listing(others)}, but not {chosen!r}. They are not in the cohort.")
 
 
 def _place(cell: Any, folder: Place, storage_options: StorageOptions | None) -> Any:

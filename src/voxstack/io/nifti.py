@@ -110,7 +110,8 @@ def _checked_header(path: Place) -> ImageHeader:
     require_real(told.dtype, str(path))
     found = _inflated_size(data_file, start.told, told.stop) if start.is_gzip else start.told
     if found < told.stop:
-        raise InputError(f"{path}: truncated, {found} of {told.stop} bytes are there. Copy it again.")
+        what = found or "fewer"  # of a compressed stream that breaks off they are not counted
+        raise InputError(f"{path}: truncated, {what} of {told.stop} bytes are there. Copy it again.")
     return ImageHeader(told.shape, told.affine, told.code)
 
 

@@ -25,38 +25,6 @@ _KEYS = frozenset({"zarr.json", "stack.partial", "stack.lock"})  # that a store 
 _LONGEST = 200  # bytes of a name: most file systems take 255
 
 
-def read_participants(
-    participants: pd.DataFrame | str | Path, label: str, storage_options: StorageOptions | None = None
-) -> tuple[pd.DataFrame, Place]:
-    """A table of participants indexed by subject label, and the folder that relative paths start from.
-
-    Parameters
-    ----------
-    participants
-        A DataFrame, or the path or URL of a TSV or CSV file (UTF-8, with or without a byte order mark). Empty cells,
-        ``n/a``, ``NA`` and ``NaN`` are missing values; spaces around cells do not count. In text of a DataFrame ``n/a``
-        is one too.
-    label
-        The column, or the index, that holds the subject labels.
-    storage_options
-        Credentials and settings for a URL.
-
-    Returns
-    -------
-    table : DataFrame
-        Indexed by label (str, unique, in the order of the table).
-    folder : Path or Remote
-        The file's folder; the current one for a DataFrame.
-
-    Raises
-    ------
-    InputError
-        No such file or column; labels missing or not unique; no row at all.
-    """
-    table, folder, name = read_table(participants, [label], storage_options)
-    return indexed(table, label, name), folder
-
-
 def read_table(
     given: Any, labels: Sequence[str], storage_options: StorageOptions | None, *, what: str = "participants table"
 ) -> tuple[pd.DataFrame, Place, str]:
@@ -65,7 +33,8 @@ def read_table(
     Parameters
     ----------
     given
-        DataFrame, path or URL.
+        A DataFrame, or the path or URL of a TSV or CSV file (UTF-8, with or without a byte order mark). Empty cells,
+        ``n/a``, ``NA`` and ``NaN`` are missing values; spaces around cells do not count.
     labels
         Columns whose cells are text even where they look like numbers, as ``01`` does; the first are the subjects'.
     storage_options
@@ -83,7 +52,22 @@ def read_table(
 
 
 def indexed(table: pd.DataFrame, label: str, name: str) -> pd.DataFrame:
-    """A table indexed by subject label, as of `read_participants`; `name` is what to call it in messages."""
+    """A table indexed by subject label (str, unique, in the order of the table).
+
+    Parameters
+    ----------
+    table
+        Of `read_table`.
+    label
+        The column, or the index, that holds the labels.
+    name
+        What to call the table in messages.
+
+    Raises
+    ------
+    InputError
+        No such column; labels missing or not unique; no row at all.
+    """
     table.columns = [str(column) for column in table.columns]
     if label not in table.columns:
         if table.index.name != label:

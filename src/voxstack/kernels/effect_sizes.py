@@ -2,8 +2,8 @@
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 
+from voxstack.kernels.critical import t_quantile
 from voxstack.kernels.pvalues import Alternative
 
 Float = NDArray[np.float64]
@@ -24,20 +24,6 @@ def partial_r2(f: Float, dof_num: ArrayLike, dof: Float) -> Float:
     with np.errstate(divide="ignore", over="ignore"):
         # In this form 0 gives 0, and an F or a square beyond the largest number gives 1 and not inf / inf.
         return np.asarray(1 / (1 + dof / (np.asarray(dof_num) * f)))
-
-
-def t_quantile(tail: float, dof: Float) -> Float:
-    """The t with P(T >= t) = tail: (v,) from a number between 0 and 1 and (v,).
-
-    From the inverses of the incomplete beta function, whose two forms are exact on either side. `scipy.special.stdtrit`
-    gives 10 digits in SciPy 1.13, and fewer near 0 in some later versions.
-    """
-    both = 2 * min(tail, 1 - tail)  # P(|T| >= |t|)
-    share = special.betaincinv(dof / 2, 0.5, both)  # dof / (dof + t^2)
-    rest = special.betainccinv(0.5, dof / 2, both)  # t^2 / (dof + t^2)
-    with np.errstate(divide="ignore"):  # in the branch that is not taken
-        ratio = np.where(share < 0.5, (1 - share) / share, rest / (1 - rest))
-    return np.asarray(np.copysign(np.sqrt(dof * ratio), 0.5 - tail))
 
 
 def confidence_interval(

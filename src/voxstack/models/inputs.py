@@ -1,7 +1,6 @@
 """What a user gives to fit or to test a model, checked before any work: map, labels, mask, design and contrasts."""
 
 import operator
-import warnings
 from collections.abc import Sequence
 from typing import SupportsIndex
 
@@ -12,7 +11,7 @@ from nibabel.spatialimages import SpatialImage
 from numpy.typing import NDArray
 
 from voxstack.contrasts import Contrast
-from voxstack.errors import DesignError, InputError, VoxstackWarning, listing
+from voxstack.errors import DesignError, InputError, listing, warn
 from voxstack.grid import Grid
 from voxstack.io.places import Place, place_of
 from voxstack.kernels.basis import Basis
@@ -45,7 +44,10 @@ def choose_map(cohort: xr.Dataset, variable: str | None) -> str:
     if variable is None and len(names) == 1:
         return names[0]
     if variable is None:
-        raise InputError(f"The cohort has the maps {listing(names)}. Say which one to model: variable={names[0]!r}.")
+        raise InputError(
+            f"The cohort has the maps {listing(names)}. Say which one to model: "
+            f"variable={names[0]!r} (--variable {names[0]})."
+        )
     if variable not in names:
         raise InputError(f"The cohort has no map {variable!r}. It has: {listing(names)}.")
     return variable
@@ -94,11 +96,9 @@ def check_rank(design: xr.DataArray, basis: Basis) -> None:
         )
     if basis.rank < p:
         names = listing(regressors[column] for column in basis.dependent)
-        warnings.warn(
+        warn(
             f"The design has {p} regressors but rank {basis.rank}: {names} can be written as a combination of the "
-            "regressors before. Their coefficients are not unique; contrasts that are remain exact.",
-            VoxstackWarning,
-            stacklevel=4,
+            "regressors before. Their coefficients are not unique; contrasts that are remain exact."
         )
 
 

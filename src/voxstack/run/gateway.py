@@ -1,6 +1,5 @@
 """Clusters of a dask-gateway server."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from time import monotonic, sleep
@@ -8,7 +7,7 @@ from typing import Any
 
 import dask
 
-from voxstack.errors import InputError, VoxstackError, VoxstackWarning
+from voxstack.errors import InputError, VoxstackError, warn
 from voxstack.run.cluster import START_TIMEOUT, timeout, wait_for_worker
 from voxstack.run.wanted import Wanted
 
@@ -123,11 +122,7 @@ def _shut_down(gateway: Any, name: str) -> None:
     try:
         gateway.stop_cluster(name)
     except Exception as error:  # whatever it is, the results are more important
-        warnings.warn(
-            f"The cluster {name} of the gateway could not be shut down ({error!r}). Stop it by hand.",
-            VoxstackWarning,
-            stacklevel=2,
-        )
+        warn(f"The cluster {name} of the gateway could not be shut down ({error!r}). Stop it by hand.")
 
 
 @contextmanager

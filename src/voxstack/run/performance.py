@@ -1,11 +1,10 @@
 """Dask's report on where time went."""
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from voxstack.errors import InputError, VoxstackWarning, writing
+from voxstack.errors import InputError, warn, writing
 from voxstack.run.means import active_client
 
 
@@ -48,4 +47,4 @@ def performance_report(path: Path | None) -> Iterator[None]:
         try:
             report.__exit__(None, None, None)
         except Exception as error:  # the scheduler is lost, most likely; the results, or their error, matter more
-            warnings.warn(f"{path}: the report could not be written ({error!r}).", VoxstackWarning, stacklevel=3)
+            warn(f"{path}: the report could not be written ({error!r}).")

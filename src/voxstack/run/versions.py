@@ -1,13 +1,12 @@
 """Whether a cluster runs the same code as this process."""
 
-import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from voxstack.errors import VoxstackError, VoxstackWarning
+from voxstack.errors import VoxstackError, warn
 
 _PACKAGES = (
     "voxstack", "numpy", "scipy", "numba", "xarray", "zarr", "nibabel", "dask", "distributed", "cloudpickle",
@@ -62,11 +61,9 @@ def check_versions(client: Any, workers: Iterable[str]) -> None:
             "(one container image, or one lock file of conda or pip), start the cluster again, and repeat the call."
         )
     if different and not known:
-        warnings.warn(
+        warn(
             f"The cluster runs other versions than this process: {'; '.join(told for told, _ in different)}. Results "
-            "may differ in their last digits from those of this process.",
-            VoxstackWarning,
-            stacklevel=2,
+            "may differ in their last digits from those of this process."
         )
     known.update(address for address in others if address in new)
 

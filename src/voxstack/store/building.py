@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ import numpy as np
 import xarray as xr
 from zarr.abc.store import Store
 
-from voxstack.errors import StoreError, VoxstackWarning, writing
+from voxstack.errors import StoreError, warn, writing
 from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
@@ -220,11 +219,9 @@ def _make_room(store: Store, standing: Standing, plan: Plan) -> None:
         sweep(store, keep=lambda key: not keys.is_temporary(key))
         return
     if standing.unfinished is not None and not standing.unswept and has_marks(store):
-        warnings.warn(
+        warn(
             f"A stopped call was writing other subjects, or with other options, to {standing.location}. What it did "
-            "cannot be used; this call begins anew.",
-            VoxstackWarning,
-            stacklevel=4,
+            "cannot be used; this call begins anew."
         )
     published = standing.published
     sweep(store, keep=lambda key: published is not None and published.owns(key))

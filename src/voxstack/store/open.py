@@ -13,6 +13,7 @@ from zarr.abc.store import Store
 
 from voxstack.errors import InputError, StoreError, listing
 from voxstack.grid import Grid, canonical_axes
+from voxstack.io.places import located
 from voxstack.io.tables import check_names, covariates, refuse_missing_labels
 from voxstack.provenance import record
 from voxstack.schema import COUNTS, SPACE, SUBJECT, annotate, check_kind
@@ -125,6 +126,7 @@ def from_arrays(
     affine: ArrayLike,
     mask: AnalysisMask | None = None,
     participants: pd.DataFrame | None = None,
+    storage_options: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
     """A cohort of arrays in memory, or of Dask arrays; everything takes it as it takes a stored one.
 
@@ -140,6 +142,8 @@ def from_arrays(
         has data in every map and not all are 0; for Dask arrays all voxels, since finding out would compute them.
     participants
         Covariates, indexed by subject label. By default the labels are sub-0001, sub-0002 and so on.
+    storage_options
+        Credentials and settings for the URL of the mask.
 
     Returns
     -------
@@ -178,7 +182,7 @@ def from_arrays(
             **covariates(table, maps=arrays, leave_out=[]),
         },
     ).assign_coords(grid.coords())
-    cohort = cohort.assign_coords(mask=(SPACE, _mask(mask, arrays, grid)))
+    cohort = cohort.assign_coords(mask=(SPACE, _mask(located(mask, storage_options), arrays, grid)))
     if all(isinstance(array, np.ndarray) for array in arrays.values()):
         cohort = cohort.assign(n_valid=(SPACE, _n_valid(arrays)))
     return with_counted_subjects(annotate(cohort, "cohort", provenance=record("from_arrays")))

@@ -1,6 +1,5 @@
 """`stack`: from NIfTI maps and a participants table to one cohort in a store."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +8,7 @@ import pandas as pd
 import xarray as xr
 
 from voxstack.checks import check_flag, check_options
-from voxstack.errors import InputError, StoreError, VoxstackWarning
+from voxstack.errors import InputError, StoreError, warn
 from voxstack.io.sources import MapSpec, image_columns, resolve_maps
 from voxstack.io.subjects import Given, Participants
 from voxstack.io.tables import covariates as covariates_of
@@ -159,7 +158,7 @@ def stack(
 
     # Conclude
     if warning is not None:
-        warnings.warn(warning, VoxstackWarning, stacklevel=2)
+        warn(warning)
     return open_cohort(store, storage_options=storage_options)
 
 
