@@ -54,9 +54,19 @@ def test_maps_of_p_are_drawn_as_their_logarithm() -> None:
     np.testing.assert_allclose(values, [-np.log10(0.5), 6])  # p = 0 as far as the others
 
 
+def test_z_of_f_has_one_direction() -> None:
+    result = vx.contrast(
+        vx.fit_glm(cohort(), "~ age + site"), {"any": ["site[T.b]", "site[T.c]"], "age": "age"}
+    ).compute()
+    z = {name: result["z_score"].sel(contrast=name) for name in ("any", "age")}
+    assert float(z["any"].min()) < 0
+    np.testing.assert_array_equal(drawn(z["any"]), z["any"].clip(min=0))
+    np.testing.assert_array_equal(drawn(z["age"]), z["age"])
+
+
 def test_where_nothing_is_left_brains_are_drawn_empty() -> None:
     maps = cohort()["effect"]
-    assert "effect" in texts(vx.figures.plot_montage(maps, threshold=99))
+    assert "effect, beyond 99, colours" in texts(vx.figures.plot_montage(maps, threshold=99))
     vx.figures.plot_glass_brain(maps.isel(subject=1), threshold=99)
     vx.figures.plot_slices(maps.isel(subject=1), threshold=99)
     nothing = maps.isel(subject=2).where(False)  # as of a contrast in which nothing is significant

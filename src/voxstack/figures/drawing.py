@@ -58,6 +58,8 @@ def drawn(stat_map: xr.DataArray) -> xr.DataArray:
     name = str(stat_map.name)
     if stat_map.dtype == bool:
         return stat_map.astype(np.float64, keep_attrs=True)
+    if name == "z_score" and "stat_type" in stat_map.coords and stat_map["stat_type"].item() == "F":
+        return stat_map.clip(min=0, keep_attrs=True)  # below 0 p is above 0.5, and is no other direction
     if not is_p_value(name):
         return stat_map
     with np.errstate(divide="ignore"):

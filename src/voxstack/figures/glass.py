@@ -116,7 +116,8 @@ def plot_montage(
                 axes=axis,
                 black_bg=False,
             )
-    figure.suptitle(f"{label(maps.name)}, colours from {-vmax:.3g} to {vmax:.3g}", x=0.01, ha="left")
+    beyond = f", beyond {threshold:g}" if threshold else ""
+    figure.suptitle(f"{label(maps.name)}{beyond}, colours from {-vmax:.3g} to {vmax:.3g}", x=0.01, ha="left")
     drawn_figure: Figure = figure
     return drawn_figure
 
