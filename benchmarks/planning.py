@@ -38,7 +38,7 @@ from stores import Layout, table, tasks_of
 from studies import STEPS, Study
 from validation import Check
 
-from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK, Means
+from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK, Resources
 
 SUBJECTS = (1000, 5000, 10_000, 20_000, 40_000, 100_000)
 STUDIES = (40_000, 100_000)
@@ -104,7 +104,7 @@ def _measure(
     for n in studies:
         study = Study(fake_cohort(folder / f"study-{n}.zarr", n), measured)
         outcomes[n] = {
-            step: {w: study.simulate(step, Means(memory, 1, w, remote=True), network) for w in workers}
+            step: {w: study.simulate(step, Resources(memory, 1, w, remote=True), network) for w in workers}
             for step in STEPS
         }
     return measured, checks, scheduler, outcomes
@@ -135,7 +135,7 @@ def _page(
     memory: int,
 ) -> str:
     """Tables in Markdown, each behind a mark by which the documentation includes it."""
-    means = Means(memory, 1, 100, remote=True)
+    resources = Resources(memory, 1, 100, remote=True)
     layouts = [Layout.of(n, measured.subject) for n in SUBJECTS]
     parts = {
         "rates": _rates_table(measured),
@@ -162,7 +162,7 @@ def _page(
                     f"{one.subjects:,}",
                     *(f"{count:,}" for count in (one.stack, one.fit, one.max_t, one.tfce, one.passes)),
                 )
-                for one in (tasks_of(n, means, rates.N_RELABELLINGS, len(CONTRASTS)) for n in SUBJECTS)
+                for one in (tasks_of(n, resources, rates.N_RELABELLINGS, len(CONTRASTS)) for n in SUBJECTS)
             ],
             ("subjects", "stack", "fit", "max-T", "TFCE", "times that TFCE reads the data"),
         ),

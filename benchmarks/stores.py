@@ -8,7 +8,7 @@ import numpy as np
 from faked import SHAPE, brain
 from numpy.typing import NDArray
 
-from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK, Means, voxel_chunks
+from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK, Resources, voxel_chunks
 from voxstack.plan.permutation import PermutationWork
 
 _ITEMSIZE = 4  # bytes of a voxel
@@ -77,7 +77,7 @@ class Tasks:
     passes: int
 
 
-def tasks_of(n_subjects: int, means: Means, number: int, n_contrasts: int) -> Tasks:
+def tasks_of(n_subjects: int, resources: Resources, number: int, n_contrasts: int) -> Tasks:
     """By the plans that voxstack makes."""
     blocks = blocks_of(brain())
     rows = -(-n_subjects // SUBJECTS_PER_CHUNK)
@@ -87,7 +87,7 @@ def tasks_of(n_subjects: int, means: Means, number: int, n_contrasts: int) -> Ta
             tuple(blocks.values()), n_subjects, _ITEMSIZE, SUBJECTS_PER_CHUNK * prod(voxel_chunks(SHAPE)) * _ITEMSIZE,
             number, n_contrasts, statistics, 1.0, available=False,
         )  # fmt: skip
-        schedule = work.schedule(means)
+        schedule = work.schedule(resources)
         tests.append((work.tasks(schedule), work.rounds(schedule)))
     fit = len(blocks) * -(-rows // CHUNKS_PER_TASK)
     return Tasks(n_subjects, rows, fit, tests[0][0], tests[1][0], tests[1][1])

@@ -16,7 +16,7 @@ from scheduling import Cost, CostOf, Group, Network, Node, Outcome, one_by_one, 
 
 from voxstack import computation
 from voxstack.inference.engine import map_tasks, voxel_tasks
-from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK, Means
+from voxstack.plan import CHUNKS_PER_TASK, SUBJECTS_PER_CHUNK, Resources
 from voxstack.plan.permutation import PermutationWork, Schedule
 from voxstack.run import Task
 
@@ -65,20 +65,20 @@ class Study:
         result = tested(self.cohort).unify_chunks()
         return together(fit_tasks(result), self._cost_of_fit)
 
-    def simulate(self, step: str, means: Means, network: Network) -> Outcome:
+    def simulate(self, step: str, resources: Resources, network: Network) -> Outcome:
         """One of `STEPS` on workers of one thread each."""
         total = Outcome(0, 0, 0, 0, 0, 0)
-        for phase in self._phases(step, means):
-            total += simulate(phase.groups, means.tasks, network, ahead=phase.ahead)
+        for phase in self._phases(step, resources):
+            total += simulate(phase.groups, resources.tasks, network, ahead=phase.ahead)
         return total
 
-    def _phases(self, step: str, means: Means) -> Iterator[Phase]:
+    def _phases(self, step: str, resources: Resources) -> Iterator[Phase]:
         if step == "stack":
             yield Phase(self._stack(), 2)
         elif step == "fit":
             yield Phase(iter([self._fit]), None)
         else:
-            schedule = self.schedule(means, maps=step == "TFCE")
+            schedule = self.schedule(resources, maps=step == "TFCE")
             yield Phase(self._voxels(schedule), 2)  # whatever else is tested
             if step == "TFCE":
                 yield Phase(self._maps(schedule), 1)
@@ -101,9 +101,9 @@ class Study:
             available=False,
         )
 
-    def schedule(self, means: Means, *, maps: bool) -> Schedule:
+    def schedule(self, resources: Resources, *, maps: bool) -> Schedule:
         """Parts and batches, as a test would choose them."""
-        return self.permutations(maps=maps).schedule(means)
+        return self.permutations(maps=maps).schedule(resources)
 
     @cached_property
     def _chunk(self) -> float:

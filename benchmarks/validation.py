@@ -15,7 +15,7 @@ from scheduling import Network
 from studies import STEPS, Study
 
 import voxstack as vx
-from voxstack.run import means
+from voxstack.run import resources
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def validate(folder: Path, table: pd.DataFrame, rates: Rates, network: Network, 
             ) as cluster,
             Client(cluster),
         ):
-            given = means()
+            given = resources()
             vx.compute(tested(cohort))  # workers import and load what is compiled
             permute("tfce", 4)
             for step in STEPS:

@@ -27,7 +27,7 @@ from studies import fit_tasks
 import voxstack as vx
 from voxstack.blocks.packed import Packed
 from voxstack.inference.engine import fingerprint, map_tasks, voxel_tasks
-from voxstack.plan import Means
+from voxstack.plan import Resources
 from voxstack.plan.permutation import PermutationWork, Schedule
 from voxstack.run import Task, call, shared
 
@@ -186,10 +186,10 @@ class TestPlan:
     @pytest.mark.parametrize("workers", [1, 10, 100, 1000])
     def test_all_workers_have_something_to_do(self, n: int, workers: int) -> None:
         """No other division of a test of voxels is much faster, by what tasks take on a core, worker by worker."""
-        means = Means(6 * 2**30, 1, workers, remote=True)
+        resources = Resources(6 * 2**30, 1, workers, remote=True)
         sizes = tuple(min(32**3, 230_000 - first) for first in range(0, 230_000, 32**3))
         work = PermutationWork(sizes, n, 4, 64 * 32**3 * 4, 5000, 3, 0, 1.0, available=False)
-        chosen = work.schedule(means)
+        chosen = work.schedule(resources)
 
         def takes(schedule: Schedule) -> float:
             busy = [0.0] * workers
@@ -206,7 +206,7 @@ class TestPlan:
             return max(busy)
 
         others = [replace(chosen, part=ceil(32**3 / k)) for k in (1, 2, 4, 8, 16, 32, 64, 128, 256)]
-        best = min(takes(other) for other in others if work.peak(other, means) <= means.memory)
+        best = min(takes(other) for other in others if work.peak(other, resources) <= resources.memory)
         assert takes(chosen) <= 1.5 * best
 
 

@@ -20,7 +20,7 @@ from voxstack.cli import cli
 from voxstack.errors import InputError
 from voxstack.events import collecting
 from voxstack.inference.statistics import STATISTICS
-from voxstack.plan import PROCESS, Means
+from voxstack.plan import PROCESS, Resources
 from voxstack.plan.permutation import PermutationWork, Schedule
 
 GIB = 2**30
@@ -44,22 +44,25 @@ def work_of(n: int, voxels: int, *, whole: bool, number: int = 10**6, hypotheses
 def test_a_schedule_fits_or_is_refused(
     n: int, voxels: int, whole: bool, memory: float, at_once: int, remote: bool
 ) -> None:
-    work, means = work_of(n, voxels, whole=whole, hypotheses=2), Means(int(memory * GIB), at_once, at_once, remote)
-    if work.peak(Schedule(64, 1), means) > means.memory:
+    work, resources = (
+        work_of(n, voxels, whole=whole, hypotheses=2),
+        Resources(int(memory * GIB), at_once, at_once, remote),
+    )
+    if work.peak(Schedule(64, 1), resources) > resources.memory:
         with pytest.raises(InputError, match=f"{n} subjects and {voxels:,} voxels needs .* GiB"):
-            work.schedule(means)
+            work.schedule(resources)
         return
-    schedule = work.schedule(means)
-    work.check(schedule, means)
-    assert PROCESS + at_once * n * schedule.part * 4 < work.peak(schedule, means) <= means.memory
+    schedule = work.schedule(resources)
+    work.check(schedule, resources)
+    assert PROCESS + at_once * n * schedule.part * 4 < work.peak(schedule, resources) <= resources.memory
 
 
 def test_thousands_of_subjects_fit_into_small_workers() -> None:
-    means = Means(int(0.7 * 1.5 * GIB), 1, 2, remote=True)
+    resources = Resources(int(0.7 * 1.5 * GIB), 1, 2, remote=True)
     for n in (5000, 40_000):
-        schedule = work_of(n, 200_000, whole=True, number=1000).schedule(means)
+        schedule = work_of(n, 200_000, whole=True, number=1000).schedule(resources)
         assert schedule.part >= 32**3 // 64, n
-    assert work_of(500, 200_000, whole=True, number=1000).schedule(means).part >= 32**3 // 2
+    assert work_of(500, 200_000, whole=True, number=1000).schedule(resources).part >= 32**3 // 2
 
 
 @given(
@@ -71,9 +74,9 @@ def test_thousands_of_subjects_fit_into_small_workers() -> None:
 )
 @settings(deadline=None, max_examples=60)
 def test_no_other_batch_is_much_faster(n: int, number: int, whole: bool, memory: int, tasks: int) -> None:
-    means = Means(memory * GIB, 1, tasks, remote=False)
+    resources = Resources(memory * GIB, 1, tasks, remote=False)
     work = work_of(n, 200_000, whole=whole, number=number)
-    schedule = work.schedule(means)
+    schedule = work.schedule(resources)
     # Measured on one core: a voxel of a subject is read in 20 ns; a map takes 0.08 ns a subject, and 60 ns to be
     # enhanced, in double precision; screened in single precision 0.03 ns, and 3 ns.
     parts = -(-max(work.blocks) // schedule.part)
@@ -85,13 +88,13 @@ def test_no_other_batch_is_much_faster(n: int, number: int, whole: bool, memory:
             heappush(busy, heappop(busy) + reading + each * min(size, number - start))
         return max(busy)
 
-    fit = [2**k for k in range(13) if work.peak(replace(schedule, batch=2**k), means) <= means.memory] or [1]
+    fit = [2**k for k in range(13) if work.peak(replace(schedule, batch=2**k), resources) <= resources.memory] or [1]
     assert takes(schedule.batch) <= 1.5 * min(map(takes, fit))
 
 
 def test_small_batches_where_reading_costs_little_and_large_ones_where_it_costs_much() -> None:
-    means = Means(64 * GIB, 2, 2, remote=False)
-    few, many = (work_of(n, 200_000, whole=True, number=10_000).schedule(means).batch for n in (20, 2000))
+    resources = Resources(64 * GIB, 2, 2, remote=False)
+    few, many = (work_of(n, 200_000, whole=True, number=10_000).schedule(resources).batch for n in (20, 2000))
     assert few <= 64 < 256 <= many
 
 

@@ -19,7 +19,7 @@ from distributed.comm.core import CommClosedError
 import voxstack as vx
 from voxstack.errors import VoxstackError
 from voxstack.events import collecting
-from voxstack.run import Task, call, means, run
+from voxstack.run import Task, call, resources, run
 
 
 def square(number: int, seconds: float = 0) -> int:
@@ -153,7 +153,7 @@ class TestLostTime:
         for client in clustered(0):
             threading.Timer(0.7, client.cluster.scale, [1]).start()
             with dask.config.set({"voxstack.start-timeout": "1 minute"}):
-                assert means().tasks == 1
+                assert resources().tasks == 1
             assert dict(run([task(0, 3)])) == {0: 9}
 
     def test_a_task_that_another_one_depends_on_loses_its_worker(self, client: Client, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from voxstack.errors import InputError
 from voxstack.inference.options import choose_statistics, choose_threshold
 from voxstack.inference.statistics import STATISTICS, VOXEL, share_beyond
 from voxstack.plan.permutation import LEAST_SHARE, PermutationWork, Schedule
-from voxstack.run import means
+from voxstack.run import resources
 from voxstack.schema import SPACE, SUBJECT, map_names
 
 
@@ -25,7 +25,7 @@ class MemoryPlan:
 
     Attributes
     ----------
-    means
+    resources
         Memory and threads that tasks may use, of this process or of each worker of the active client.
     stacking, fitting, permuting
         What the tasks of `stack`, a fit with its contrasts and a permutation test have in memory.
@@ -35,7 +35,7 @@ class MemoryPlan:
         Of the permutation test: voxels and relabellings of a task. None where nothing fits.
     """
 
-    means: plan.Means
+    resources: plan.Resources
     stacking: plan.StackWork
     fitting: plan.FitWork
     permuting: PermutationWork
@@ -45,44 +45,44 @@ class MemoryPlan:
     @property
     def limit(self) -> int:
         """Bytes that this process may use, or each worker."""
-        return self.means.memory
+        return self.resources.memory
 
     @property
     def threads(self) -> int:
         """That share it."""
-        return self.means.at_once
+        return self.resources.at_once
 
     @property
     def stack(self) -> int:
         """The most that stacking takes of a process in which tasks run: the process itself, data and results."""
-        task = self.stacking.needs(self.subjects_per_batch, self.means.threads_each)
-        return plan.PROCESS + self.means.freed + (self.means.at_once if self.means.remote else 1) * task
+        task = self.stacking.needs(self.subjects_per_batch, self.resources.threads_each)
+        return plan.PROCESS + self.resources.freed + (self.resources.at_once if self.resources.remote else 1) * task
 
     @property
     def fit(self) -> int:
         """The same of a fit and its contrasts."""
-        return self.means.peak(self.fitting.task, results=self.fitting.results)
+        return self.resources.peak(self.fitting.task, results=self.fitting.results)
 
     @property
     def permute(self) -> int:
         """The same of a permutation test."""
         schedule = self.schedule or Schedule(1, 1)
-        return self.permuting.peak(schedule, self.means)
+        return self.permuting.peak(schedule, self.resources)
 
     def check(self, verb: Literal["fit", "permute"]) -> None:
         """Raise `InputError`, with the numbers, where a fit or a permutation test does not fit into the memory."""
         check_choice("verb", verb, ("fit", "permute"))
         if verb == "fit":
-            self.fitting.check(self.means)
+            self.fitting.check(self.resources)
         else:
-            self.permuting.schedule(self.means)
+            self.permuting.schedule(self.resources)
 
     def explain(self, verb: Literal["stack", "fit", "permute"]) -> str:
         """Say how the work of one verb is divided, and what each part needs, a line each."""
-        rows = {"may be used": _told(self.limit) + " " + str(self.means).split(",")[0]}
+        rows = {"may be used": _told(self.limit) + " " + str(self.resources).split(",")[0]}
         rows |= {"stack": self._explain_stack, "fit": self._explain_fit, "permute": self._explain_permute}[verb]()
         rows["at most needed"] = f"{_told(getattr(self, verb))}, the process itself ({_told(plan.PROCESS)}) included"
-        if self.means.remote and verb != "stack":
+        if self.resources.remote and verb != "stack":
             results = (self.fitting if verb == "fit" else self.permuting).results
             rows["here"] = f"{_told(results)} for the results, which this process holds"
         width = max(map(len, rows))
@@ -92,7 +92,7 @@ class MemoryPlan:
         size, work = self.subjects_per_batch, self.stacking
         return {
             "batches": f"of {size} subjects, one task each",
-            "a task": _told(work.needs(size, self.means.threads_each)),
+            "a task": _told(work.needs(size, self.resources.threads_each)),
         }
 
     def _explain_fit(self) -> dict[str, str]:
@@ -111,7 +111,7 @@ class MemoryPlan:
             "parts": f"{work.parts(schedule):,} of at most {schedule.part:,} voxels, with {work.n_subjects:,} subjects",
             "windows": f"of {min(schedule.window, work.n_relabellings):,} relabellings",
             "tasks": f"{work.tasks(schedule):,}",
-            "a task": _told(work.task(schedule, remote=self.means.remote)),
+            "a task": _told(work.task(schedule, remote=self.resources.remote)),
             "reads": f"the map {work.rounds(schedule):,} times",
         }
         if work.n_statistics:
@@ -215,7 +215,7 @@ def memory_plan(
         raise InputError(f"The grid is given as shape=(x, y, z), not {shape!r}.")
     for side in shape:
         check_number(f"Each of shape=(x, y, z), which is {shape!r},", side, 1)
-    given, itemsize = means(), _itemsize(dtype)
+    given, itemsize = resources(), _itemsize(dtype)
     stacking = plan.StackWork(shape, itemsize, n_maps, filtered, shard)
     size = stacking.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)
     if chunk is not None and chunk[0] < n_subjects:  # else the chunks may have room for more subjects than there are

@@ -33,7 +33,7 @@ from voxstack.models.analysis import begin_analysis, tested_contrasts
 from voxstack.models.blueprint import Missing
 from voxstack.models.inputs import described_mask, labels_of
 from voxstack.plan.permutation import PermutationWork, Schedule
-from voxstack.run import means
+from voxstack.run import resources
 from voxstack.schema import annotate, covariate_names, is_p_value
 from voxstack.store.location import Location
 from voxstack.store.mask import AnalysisMask
@@ -217,7 +217,7 @@ def permutation_test(
     details = _details(names, tested, matrix, plan, enhancement) | {"variable": name}
 
     # Compute
-    data, given = as_blocks(cohort[name]), means()
+    data, given = as_blocks(cohort[name]), resources()
     whole = columns(data, inside, kept)
     work = _work(whole, data, hypotheses, enhancement)
     identity = {} if checkpoint is None else _identity(details, matrix, hypotheses, fingerprint(whole))

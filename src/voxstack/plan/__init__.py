@@ -21,7 +21,7 @@ _SHARE = 0.6  # of a task's memory that its arrays may fill; the rest is for the
 
 
 @dataclass(frozen=True)
-class Means:
+class Resources:
     """What tasks may use: of this process' threads, or of the workers of a cluster.
 
     Attributes
@@ -210,12 +210,12 @@ class FitWork:
         blocks = math.prod(-(-n // side) for n, side in zip(self.shape, self.chunk[1:], strict=True))
         return blocks * math.ceil(math.ceil(self.n_subjects / self.chunk[0]) / CHUNKS_PER_TASK)
 
-    def check(self, means: Means) -> None:
+    def check(self, resources: Resources) -> None:
         """Raise `InputError` where a fit does not fit into the memory."""
-        needed = means.peak(self.task, results=self.results)
-        if needed > means.memory:
+        needed = resources.peak(self.task, results=self.results)
+        if needed > resources.memory:
             raise InputError(
                 f"A fit with {self.n_regressors} regressors and {self.n_contrasts} contrasts needs "
-                f"{needed / 2**30:.2f} GiB of memory {means}. Raise the limit, use fewer threads, or test fewer "
+                f"{needed / 2**30:.2f} GiB of memory {resources}. Raise the limit, use fewer threads, or test fewer "
                 "contrasts at a time."
             )

@@ -5,7 +5,7 @@ from functools import cached_property
 from itertools import product
 
 from voxstack.errors import InputError
-from voxstack.plan import Means
+from voxstack.plan import Resources
 
 WINDOW = 8192
 """Relabellings of one task that takes maxima of voxels, at most: those of the default number in one."""
@@ -154,11 +154,11 @@ class PermutationWork:
         maps = int((batch * each * (2 if remote else 1) + together) * self.voxels)
         return reading + computing + maps + (68 + 8 * 13) * self.voxels
 
-    def peak(self, schedule: Schedule, means: Means) -> int:
+    def peak(self, schedule: Schedule, resources: Resources) -> int:
         """Bytes of a process in which tasks run."""
-        return means.peak(self.task(schedule, remote=means.remote), shared=self.shared, results=self.results)
+        return resources.peak(self.task(schedule, remote=resources.remote), shared=self.shared, results=self.results)
 
-    def schedule(self, means: Means) -> Schedule:
+    def schedule(self, resources: Resources) -> Schedule:
         """Parts and batches that fit and with which a test takes the least time.
 
         A task reads the data once. So the fewer and larger they are the better, but for threads that have nothing to do
@@ -167,7 +167,7 @@ class PermutationWork:
 
         Parameters
         ----------
-        means
+        resources
             That tasks may use.
 
         Raises
@@ -180,29 +180,29 @@ class PermutationWork:
         batches = [1 << e for e in range(WINDOW.bit_length())] if self.n_statistics else [1]
         windows = [WINDOW >> e for e in range(4)]
         every = [Schedule(*sizes) for sizes in product(sorted(parts), batches, windows)]
-        fit = [schedule for schedule in every if self.peak(schedule, means) <= means.memory]
+        fit = [schedule for schedule in every if self.peak(schedule, resources) <= resources.memory]
         if not fit:
-            raise self._too_little(every[0], means)
-        times = {schedule: self._time(schedule, means) for schedule in fit}
+            raise self._too_little(every[0], resources)
+        times = {schedule: self._time(schedule, resources) for schedule in fit}
         good = [schedule for schedule in fit if times[schedule] <= 1.15 * min(times.values())]
         return min(good, key=lambda schedule: (schedule.batch, times[schedule]))
 
-    def check(self, schedule: Schedule, means: Means) -> None:
+    def check(self, schedule: Schedule, resources: Resources) -> None:
         """Raise `InputError` where a schedule, which a checkpoint says, does not fit."""
-        if self.peak(schedule, means) > means.memory:
-            raise self._too_little(schedule, means)
+        if self.peak(schedule, resources) > resources.memory:
+            raise self._too_little(schedule, resources)
 
-    def _too_little(self, schedule: Schedule, means: Means) -> InputError:
+    def _too_little(self, schedule: Schedule, resources: Resources) -> InputError:
         return InputError(
             f"A permutation test of {self.n_subjects} subjects and {self.voxels:,} voxels needs "
-            f"{self.peak(schedule, means) / 2**30:.2f} GiB of memory, with {schedule.part:,} voxels and maps of "
-            f"{schedule.batch} relabellings a task, {means}. Raise the limit, use fewer threads, or test fewer "
+            f"{self.peak(schedule, resources) / 2**30:.2f} GiB of memory, with {schedule.part:,} voxels and maps of "
+            f"{schedule.batch} relabellings a task, {resources}. Raise the limit, use fewer threads, or test fewer "
             "contrasts at a time."
         )
 
-    def _time(self, schedule: Schedule, means: Means) -> float:
+    def _time(self, schedule: Schedule, resources: Resources) -> float:
         """How long a test takes, in ns for each voxel of the mask, by rates of one core (measured)."""
-        n, number, parts, tasks = self.n_subjects, self.n_relabellings, self.parts(schedule), means.tasks
+        n, number, parts, tasks = self.n_subjects, self.n_relabellings, self.parts(schedule), resources.tasks
         # To take a voxel of a subject out of its nuisance, for each hypothesis, and to decode it, for each part of a
         # block anew; and to go about each part.
         read = (
@@ -220,7 +220,7 @@ class PermutationWork:
             return time
         batches, batch = -(-number // schedule.batch), min(schedule.batch, number)
         relabel, enhancing = batch * n * (multiply + making) * self.n_hypotheses, batch * enhance * self.n_hypotheses
-        if means.remote:  # any worker takes any part
+        if resources.remote:  # any worker takes any part
             return (
                 time + _rounds(parts * batches, tasks) * (read + relabel) / parts + _rounds(batches, tasks) * enhancing
             )

@@ -5,15 +5,15 @@ from time import perf_counter
 from typing import Any
 
 from voxstack.events import emit
-from voxstack.run.means import active_client, means, memory_limit, thread_count
 from voxstack.run.performance import performance_report
+from voxstack.run.resources import active_client, memory_limit, resources, thread_count
 from voxstack.run.schedulers import executing, scheduler
 from voxstack.run.tasks import Task, call, shared
 from voxstack.run.threads import run_on_threads
 from voxstack.run.visibility import check_visible
 
 __all__ = [
-    "Task", "call", "check_visible", "executing", "means", "memory_limit", "performance_report", "run", "scheduler",
+    "Task", "call", "check_visible", "executing", "memory_limit", "performance_report", "resources", "run", "scheduler",
     "shared", "thread_count",
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from voxstack.errors import InputError, warn, writing
-from voxstack.run.means import active_client
+from voxstack.run.resources import active_client
 
 
 @contextmanager

@@ -9,8 +9,8 @@ import dask
 from voxstack.errors import InputError
 from voxstack.run.gateway import gateway_cluster
 from voxstack.run.local import local_cluster
-from voxstack.run.means import active_client, memory_limit, thread_count
 from voxstack.run.remote import remote_scheduler
+from voxstack.run.resources import active_client, memory_limit, thread_count
 from voxstack.run.wanted import Wanted
 
 FORMS = "threads | local[:WORKERS] | tcp://HOST:PORT | tls://HOST:PORT | gateway:[URL][#CLUSTER]"

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from voxstack.errors import InputError, listing, writing
 from voxstack.run.cluster import wait_for_worker
-from voxstack.run.means import active_client
+from voxstack.run.resources import active_client
 from voxstack.run.versions import check_versions
 
 _PATIENCE = 5.0  # seconds in which a network file system shows a new file on other machines

@@ -17,7 +17,7 @@ from voxstack.errors import StoreError, warn, writing
 from voxstack.plan import StackWork
 from voxstack.progress import track
 from voxstack.provenance import record
-from voxstack.run import Task, call, check_visible, means, run
+from voxstack.run import Task, call, check_visible, resources, run
 from voxstack.schema import COUNTS, SPACE, SUBJECT, map_names
 from voxstack.store import keys, layout
 from voxstack.store.append import check_addition, join_covariates, stored_coverage
@@ -192,7 +192,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
 
 def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:
     """The plan, and the threads that each task uses."""
-    preparation, given = request.preparation, means()
+    preparation, given = request.preparation, resources()
     itemsize = np.dtype(preparation.options.dtype).itemsize
     work = StackWork(preparation.grid.shape, itemsize, len(request.maps), request.filtered, request.sharded)
     size = work.subjects_per_batch(memory=given.memory_each, threads=given.threads_each)

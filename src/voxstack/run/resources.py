@@ -8,7 +8,7 @@ import psutil
 from dask.system import CPU_COUNT
 
 from voxstack.errors import InputError
-from voxstack.plan import Means
+from voxstack.plan import Resources
 
 
 def active_client() -> Any | None:
@@ -41,21 +41,21 @@ def thread_count() -> int:
     return int(dask.config.get("num_workers", None) or CPU_COUNT)
 
 
-def means() -> Means:
+def resources() -> Resources:
     """What tasks may use: of this process, or of the workers of the active client, the first of which is waited for.
 
     Of a worker's memory limit that is what Dask lets it fill before it begins to spill.
     """
     client = active_client()
     if client is None:
-        return Means(memory_limit(), thread_count(), thread_count(), remote=False)
+        return Resources(memory_limit(), thread_count(), thread_count(), remote=False)
     from voxstack.run.cluster import wait_for_worker
 
     wait_for_worker(client)
     workers = list(client.scheduler_info(n_workers=-1)["workers"].values())
     limits = {(_usable(worker["memory_limit"]), worker["nthreads"]) for worker in workers}
     memory, threads = min(limits, key=lambda one: one[0] / one[1])
-    return Means(memory, threads, sum(worker["nthreads"] for worker in workers), remote=True)
+    return Resources(memory, threads, sum(worker["nthreads"] for worker in workers), remote=True)
 
 
 def _usable(limit: int | None) -> int:
