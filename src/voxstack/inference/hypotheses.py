@@ -146,7 +146,7 @@ def _narrow(relabellings: Relabellings, start: int, stop: int) -> Relabelled:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Procedure:
     """How relabelled models are made.
 
     Attributes
@@ -182,7 +182,9 @@ class Plan:
     cases: Cases
 
 
-def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, plan: Plan) -> list[Hypothesis]:
+def make_hypotheses(
+    contrasts: Sequence[Contrast], design: Float, basis: Basis, procedure: Procedure
+) -> list[Hypothesis]:
     """The hypotheses of some contrasts.
 
     Parameters
@@ -192,7 +194,7 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
     design : (n, p)
     basis
         Of the design.
-    plan
+    procedure
         How it is relabelled.
 
     Raises
@@ -207,38 +209,38 @@ def make_hypotheses(contrasts: Sequence[Contrast], design: Float, basis: Basis, 
         tested differs between blocks alone.
     """
     hypotheses = []
-    model, groups = without_rounding(design), orbits(plan.tree)
+    model, groups = without_rounding(design), orbits(procedure.tree)
     of_model: dict[Kind, Relabellings] = {}
     for contrast in contrasts:
         effect = without_rounding(divide(basis, contrast.independent, None).effect)
-        kind = plan.relabelling if plan.relabelling != "auto" else _choose(effect, plan)
-        if plan.relabelling == "auto" and kind == "flip":
-            warn_of_single_flips(contrast.name, effect, plan.tree)
-        if METHODS[plan.method].rows == "effect":
-            rows, relabellings = effect, Relabellings(effect, plan.tree, kind, plan.seed)
+        kind = procedure.relabelling if procedure.relabelling != "auto" else _choose(effect, procedure)
+        if procedure.relabelling == "auto" and kind == "flip":
+            warn_of_single_flips(contrast.name, effect, procedure.tree)
+        if METHODS[procedure.method].rows == "effect":
+            rows, relabellings = effect, Relabellings(effect, procedure.tree, kind, procedure.seed)
         else:
             rows = model
             if kind not in of_model:
-                of_model[kind] = Relabellings(model, plan.tree, kind, plan.seed)
+                of_model[kind] = Relabellings(model, procedure.tree, kind, procedure.seed)
             relabellings = of_model[kind]
         if relabellings.count == 1:
-            check_relabellings(contrast.name, describe_blocks(plan.tree, rows, kind, plan.subjects))
-        side: Side = "F" if contrast.stat_type == "F" else plan.alternative
+            check_relabellings(contrast.name, describe_blocks(procedure.tree, rows, kind, procedure.subjects))
+        side: Side = "F" if contrast.stat_type == "F" else procedure.alternative
         hypothesis = Hypothesis(
             name=contrast.name,
             stat_type=contrast.stat_type,
             side=side,
             partition=divide(basis, contrast.independent, groups if kind == "permute" else None),
             dof=len(design) - basis.rank,
-            method=plan.method,
+            method=procedure.method,
             relabellings=relabellings,
-            number=relabellings.number(plan.n_permutations),
-            precision=plan.precision,
-            cases=plan.cases,
+            number=relabellings.number(procedure.n_permutations),
+            precision=procedure.precision,
+            cases=procedure.cases,
         )
         hypotheses.append(hypothesis)
     if any(hypothesis.kind != "flip" for hypothesis in hypotheses):
-        warn_without_block_effects(design, plan.tree)
+        warn_without_block_effects(design, procedure.tree)
     return hypotheses
 
 
@@ -265,5 +267,5 @@ def _same_order(first: Hypothesis, other: Hypothesis) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(*both, strict=True))
 
 
-def _choose(effect: Float, plan: Plan) -> Literal["permute", "flip"]:
-    return "flip" if Relabellings(effect, plan.tree, "permute", plan.seed).count == 1 else "permute"
+def _choose(effect: Float, procedure: Procedure) -> Literal["permute", "flip"]:
+    return "flip" if Relabellings(effect, procedure.tree, "permute", procedure.seed).count == 1 else "permute"

@@ -22,7 +22,7 @@ from voxstack.grid import Grid
 from voxstack.inference.checkpoint import Checkpoint, digest
 from voxstack.inference.engine import count_voxels, enhance_maps, fingerprint
 from voxstack.inference.exchangeability import Blocks
-from voxstack.inference.hypotheses import Hypothesis, Plan, Precision, Relabelling, check_joint, make_hypotheses
+from voxstack.inference.hypotheses import Hypothesis, Precision, Procedure, Relabelling, check_joint, make_hypotheses
 from voxstack.inference.options import check_choices, choose_statistics, choose_threshold
 from voxstack.inference.results import TailRule, assemble
 from voxstack.inference.statistics import TFCE, VOXEL, Enhancement, Scale, check_connectivity
@@ -208,13 +208,15 @@ def permutation_test(
     )
     tested = tested_contrasts(contrasts, matrix, basis)
     tree, subjects = _tree(blocks, cohort, kept), list(labels_of(cohort)[kept])
-    plan = Plan(subjects, tree, relabelling, method, alternative, int(n_permutations), int(seed), precision, cases)
-    hypotheses = make_hypotheses(tested, matrix.values, basis, plan)
+    procedure = Procedure(
+        subjects, tree, relabelling, method, alternative, int(n_permutations), int(seed), precision, cases
+    )
+    hypotheses = make_hypotheses(tested, matrix.values, basis, procedure)
     if joint:
         check_joint(hypotheses, names)
     of_maps = [one for one in names if one != VOXEL]
     enhancement = Enhancement(of_maps, inside, threshold, connectivity, tfce or TFCE(), two_sided_clusters, scale)
-    details = _details(names, tested, matrix, plan, enhancement) | {"variable": name}
+    details = _details(names, tested, matrix, procedure, enhancement) | {"variable": name}
 
     # Compute
     data, given = as_blocks(cohort[name]), resources()
@@ -243,17 +245,21 @@ def permutation_test(
 
 
 def _details(
-    names: Sequence[str], tested: Sequence[Contrast], matrix: xr.DataArray, plan: Plan, enhancement: Enhancement
+    names: Sequence[str],
+    tested: Sequence[Contrast],
+    matrix: xr.DataArray,
+    procedure: Procedure,
+    enhancement: Enhancement,
 ) -> dict[str, Any]:
     """What the counts and maxima depend on, but for the data and the number of relabellings: for provenance."""
     regressors = [str(regressor) for regressor in matrix["regressor"].values]
     details = {key: matrix.attrs[key] for key in ("formula", "dropped_subjects") if key in matrix.attrs}
     details |= {"contrasts": {one.name: one.weights.tolist() for one in tested}, "regressors": regressors}
-    details |= {"statistics": list(names), "alternative": plan.alternative, "method": plan.method}
-    details |= {"relabelling": plan.relabelling, "seed": plan.seed, "precision": plan.precision}
-    details |= {"missing": plan.cases.missing}
-    if plan.cases.min_subjects > 1:
-        details["min_subjects"] = plan.cases.min_subjects
+    details |= {"statistics": list(names), "alternative": procedure.alternative, "method": procedure.method}
+    details |= {"relabelling": procedure.relabelling, "seed": procedure.seed, "precision": procedure.precision}
+    details |= {"missing": procedure.cases.missing}
+    if procedure.cases.min_subjects > 1:
+        details["min_subjects"] = procedure.cases.min_subjects
     if enhancement.threshold is not None:
         details |= {"cluster_forming_z": enhancement.threshold, "connectivity": enhancement.connectivity}
     if "tfce" in names:
