@@ -160,6 +160,12 @@ class TestDiagnostics:
         np.testing.assert_allclose(found, np.linalg.cond(X / np.linalg.norm(X, axis=0)))
 
 
+def test_a_single_column_is_no_design(table: pd.DataFrame) -> None:
+    design = vx.make_design(cohort(table), "~ age")
+    with pytest.raises(DesignError, match="dimensions"):
+        vx.make_design(cohort(table), design.sel(regressor="age"))
+
+
 class TestFormulaOfAMatrix:
     """A design says its formula as long as it is what the formula gave: results and reports repeat it."""
 

@@ -107,17 +107,29 @@ class TestWhoseMaps:
             vx.stack([Model("a")], tmp_path / "c.zarr", first_level_contrast="x")
 
     @pytest.mark.parametrize(
-        "options", [{"mask": "nowhere.nii"}, {"covariates": "nowhere.tsv"}, {}, {"append": True, "overwrite": True}]
+        "options",
+        [
+            {"mask": "nowhere.nii"},
+            {"mask": 1.5},
+            {"covariates": "nowhere.tsv"},
+            {"covariates": pd.DataFrame({"participant_id": ["a"]})},
+            {"covariates": pd.DataFrame({"participant_id": ["a", "b"], "effect": 1})},
+            {"covariates": pd.DataFrame({"participant_id": ["a", "b"], "mask": 1})},
+            {"store": "there"},
+            {"append": True, "overwrite": True},
+        ],
     )
     def test_nothing_is_computed_before_the_rest_is_known_to_be_right(self, tmp_path: Path, options: Any) -> None:
         class Model(Constant):
             def compute_contrast(self, contrast: str, output_type: str) -> nib.Nifti1Image:
                 pytest.fail("computed")
 
-        (tmp_path / "c").mkdir()
-        (tmp_path / "c" / "mine.txt").write_text("mine")
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "mine.txt").write_text("mine")
+        store = tmp_path / options.get("store", "c.zarr")
+        options = {key: value for key, value in options.items() if key != "store"}
         with pytest.raises((InputError, vx.errors.StoreError)):
-            vx.stack([Model("a"), Model("b")], tmp_path / "c", first_level_contrast="x", **options)
+            vx.stack([Model("a"), Model("b")], store, first_level_contrast="x", **options)
 
 
 class TestFolders:
@@ -175,6 +187,24 @@ class TestFolders:
         assert cohort.attrs["provenance"]["first_level_contrast"] == ["a", "b"]
         with pytest.raises(InputError, match="first_level_contrast was"):
             vx.stack(tmp_path / "n", tmp_path / "c.zarr", append=True)
+
+    def test_a_contrast_is_chosen_among_several(self, tmp_path: Path) -> None:
+        for label, contrast in (("01", "go"), ("02", "go"), ("03", "stop")):
+            put(tmp_path / "m" / f"sub-{label}_contrast-{contrast}{EFFECT}", int(label))
+        both: dict[str, Any] = {"entities": {"contrast": ["go", "stop"]}, "first_level_contrast": "go"}
+        with pytest.warns(VoxstackWarning, match="sub-03"):
+            cohort = vx.stack(tmp_path / "m", tmp_path / "c.zarr", **both)
+        assert first(cohort) == [1, 2]
+        assert cohort.attrs["provenance"]["first_level_contrast"] == "go"
+
+    def test_values_that_belong_together_may_be_appended_one_by_one(self, tmp_path: Path) -> None:
+        for label, acq in (("01", "_acq-a"), ("02", ""), ("03", "")):
+            put(tmp_path / f"m{label[1]}" / f"sub-{label}{acq}{EFFECT}", int(label))
+        options: dict[str, Any] = {"entities": {"acq": ["a", ""]}}
+        vx.stack(tmp_path / "m1", tmp_path / "c.zarr", **options)
+        for number in (2, 3):
+            cohort = vx.stack(tmp_path / f"m{number}", tmp_path / "c.zarr", append=True, **options)
+        assert first(cohort) == [1, 2, 3]
 
     def test_sessions_of_some_subjects_alone(self, tmp_path: Path) -> None:
         for name in ("sub-01_ses-1", "sub-01_ses-2", "sub-02"):

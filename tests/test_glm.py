@@ -342,6 +342,7 @@ def test_what_cannot_be_fitted_is_refused_by_its_name() -> None:
     elsewhere = vx.from_arrays({"map": maps}, affine=np.diag([2, 2, 2, 1]))
     plain = xr.DataArray(np.ones(SHAPE, bool), {d: two[d].values for d in "xyz"}, dims=("x", "y", "z"))
     vx.fit_glm(two, "~ age", variable="area", mask=plain.assign_coords(x=plain.x + 1e-7))
+    vx.fit_glm(two, "~ age", variable="area", mask=plain.drop_vars(["x", "y", "z"]))
     refused: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (InputError, "thickness", {}),
         (InputError, "volume", {"variable": "volume"}),

@@ -111,6 +111,28 @@ def test_zeros_that_smoothing_has_taken_for_data_are_counted(tmp_path: Path, giv
         )
 
 
+def test_zeros_outside_what_is_analysed_are_nobodys_concern(tmp_path: Path) -> None:
+    """Some subjects are 0 outside the brain, others missing, and the mask is generous."""
+    volumes = np.full((4, *SHAPE), np.nan, "float32")
+    volumes[:2] = 0
+    volumes[:, 2:6, 2:6, 2:5] = np.random.default_rng(0).normal(5, 1, (4, 4, 4, 3))
+    mask = nib.Nifti1Image(np.ones(SHAPE, "u1"), AFFINE)
+    cohort = vx.stack(table(volumes), tmp_path / "c", maps=MAPS, mask=mask)
+    assert int(cohort["mask"].sum()) == 4 * 4 * 3
+
+
+def test_maps_are_counted_each_by_itself(tmp_path: Path) -> None:
+    """Also inside a mask that is given, where one map has less than another."""
+    effect = np.random.default_rng(0).normal(5, 1, (3, *SHAPE)).astype("float32")
+    variance = effect.copy()
+    variance[:, 5:] = np.nan
+    people = table(effect).assign(variance=list(table(variance)["path"]))
+    mask = nib.Nifti1Image(np.ones(SHAPE, "u1"), AFFINE)
+    vx.stack(people, tmp_path / "c", maps={"effect": "path", "variance": "variance"}, mask=mask)
+    counts = vx.describe(tmp_path / "c")["coverage"]["maps"]
+    assert [counts[name]["complete"] for name in ("effect", "variance")] == [effect[0].size, 5 * 8 * 7]
+
+
 def test_zeros_of_some_subjects_are_counted_before_they_are_smoothed(tmp_path: Path) -> None:
     volumes = np.random.default_rng(0).normal(5, 1, (3, *SHAPE)).astype("float32")
     volumes[1, :, :, 4:] = 0

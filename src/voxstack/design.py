@@ -133,6 +133,8 @@ def _labels(cohort_or_table: xr.Dataset | pd.DataFrame) -> pd.Index:
 def _matched(matrix: Matrix, labels: pd.Index, names: Sequence[str] | None, *, drop_missing: bool) -> _Rows:
     """The rows of a given matrix, matched by label."""
     terms = None
+    if isinstance(matrix, xr.DataArray) and matrix.dims != (SUBJECT, "regressor"):
+        raise DesignError(f"A design has the dimensions (subject, regressor), not {matrix.dims}.")
     if isinstance(matrix, xr.DataArray) and "term" in matrix.coords:
         terms = [str(term) for term in matrix["term"].values]
     dropped = getattr(matrix, "attrs", {}).get("dropped_subjects", [])
@@ -149,8 +151,6 @@ def _matched(matrix: Matrix, labels: pd.Index, names: Sequence[str] | None, *, d
 
 def _as_frame(matrix: Matrix, labels: pd.Index, names: Sequence[str] | None) -> pd.DataFrame:
     if isinstance(matrix, xr.DataArray):
-        if matrix.dims != (SUBJECT, "regressor"):
-            raise DesignError(f"A design has the dimensions (subject, regressor), not {matrix.dims}.")
         frame = matrix.to_pandas()
         assert isinstance(frame, pd.DataFrame)
         return frame

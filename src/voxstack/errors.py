@@ -33,7 +33,8 @@ class VoxstackWarning(UserWarning):
 def warn(message: str) -> None:
     """Warn with a `VoxstackWarning`, at the line outside voxstack that led here."""
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] == "voxstack":
+    ours = ("voxstack", "contextlib")
+    while frame.f_back is not None and str(frame.f_globals.get("__name__")).partition(".")[0] in ours:
         frame, level = frame.f_back, level + 1
     warnings.warn(message, VoxstackWarning, stacklevel=level)
 

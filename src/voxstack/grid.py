@@ -6,7 +6,7 @@ them into the world. In both cases ``world = cosines @ (x, y, z)``, so subsets a
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import nibabel as nib
@@ -197,10 +197,22 @@ class Grid:
                 raise InputError(f"The positions along {dim} are not evenly spaced, so they are not a lattice.")
         return grid
 
-    @classmethod
-    def label(cls, data: xr.DataArray) -> xr.DataArray:
-        """A labelled array whose x, y and z are compared as lattices are, though it came with plain coordinates."""
-        return data.assign_coords(cls.from_dataset(data).coords())
+    def label(self, data: xr.DataArray) -> xr.DataArray:
+        """A labelled array whose x, y and z are compared with this lattice's, though they are plain or not there.
+
+        Without coordinates it has to be of this shape, and without directions it has those of this lattice.
+        """
+        if all(isinstance(data.xindexes.get(dim), GridIndex) for dim in SPACE):
+            return data
+        if not any(dim in data.coords for dim in SPACE):
+            shape = tuple(data.sizes[dim] for dim in SPACE)
+            if shape != self.shape:
+                raise InputError(f"The array has the shape {shape}, the maps' grid {self.shape}.")
+            return data.assign_coords(self.coords())
+        grid = Grid.from_dataset(data)
+        if "spatial_ref" not in data.coords:
+            grid = replace(grid, cosines=self.cosines)
+        return data.assign_coords(grid.coords())
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -53,10 +53,11 @@ REGISTRY: Mapping[tuple[str, str], Variable] = {
     ("cohort", "mask"): Variable((SPACE,), "voxels that are analysed"),
     ("cohort", "n_valid"): Variable((SPACE,), "subjects of the stored cohort with data in every map"),
     ("cohort", "n_zero"): Variable(
-        (("counted_map", *SPACE),), "subjects of the stored cohort whose value is 0, per map"
+        (("counted_map", *SPACE),), "subjects of the stored cohort whose value is 0, before smoothing, per map"
     ),
     ("cohort", "n_nonzero"): Variable(
-        (("counted_map", *SPACE),), "subjects of the stored cohort whose value is neither 0 nor missing, per map"
+        (("counted_map", *SPACE),),
+        "subjects of the stored cohort whose value is neither 0 nor missing, before smoothing, per map",
     ),
     ("fit", "beta"): Variable((("regressor", *SPACE),), "regression coefficient"),
     ("fit", "residual_variance"): Variable((SPACE,), "residual variance"),

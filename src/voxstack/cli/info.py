@@ -53,8 +53,9 @@ def _cohort_rows(told: dict[str, Any]) -> dict[str, str]:
     covered = [f"voxels with data: {counts}"]
     if len(coverage["maps"]) > 1:
         covered += [f"{name}: {one['complete']:,} voxels of every subject" for name, one in coverage["maps"].items()]
+    before = " before smoothing" if "smoothing_fwhm" in told["provenance"] else ""
     zero = {name: one["zero_in_some"] for name, one in coverage["maps"].items() if one["zero_in_some"]}
-    covered += [f"{name}: {count:,} voxels are exactly 0 in some subjects" for name, count in zero.items()]
+    covered += [f"{name}: {count:,} voxels are exactly 0 in some subjects{before}" for name, count in zero.items()]
     return {
         "subjects": f"{n:,} ({listing(told['subjects'], most=3)})",
         "maps": ", ".join(f"{name} ({dtype})" for name, dtype in told["maps"].items()),

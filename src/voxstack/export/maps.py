@@ -161,7 +161,8 @@ def _sidecar(dataset: xr.Dataset, one: PlannedMap) -> bytes:
 def _image(dataset: xr.Dataset, one: PlannedMap) -> bytes:
     stat, data = one.entities.get("stat", one.suffix), dataset[one.variable].sel(one.selection)
     if stat == "log10p" and one.variable == "p_value" and "z_score" not in dataset:
-        data = data.copy(data=0.0 - np.log10(data.values))
+        with np.errstate(divide="ignore"):  # p of another program may be 0
+            data = data.copy(data=0.0 - np.log10(data.values))
     elif stat == "log10p" and one.variable == "p_value":
         at = dataset.sel(one.selection)
         alternative: Alternative = dataset.attrs["alternative"] if at["stat_type"].item() == "t" else "greater"

@@ -23,8 +23,6 @@ from voxstack.store.unfinished import RESULT
 
 _KINDS = ("contrast", "fit", "permutation", "discoveries")
 
-"""A key that is there while a result is written: with it, what is of no result was left by a call that was stopped."""
-
 
 def save_results(
     dataset: xr.Dataset,

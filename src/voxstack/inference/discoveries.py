@@ -157,7 +157,7 @@ def _given(regions: AtlasSpec | xr.DataArray | NDArray[Any], maps: xr.Dataset, g
         if "contrast" in regions.dims and not set(maps["contrast"].values) <= set(regions["contrast"].values):
             raise InputError("regions do not have all of the contrasts. Give one map of labels, or one for each.")
         # Raises GridMismatch where the lattices differ.
-        aligned, _ = xr.align(Grid.label(regions), maps["mask"], join="inner")
+        aligned, _ = xr.align(grid.label(regions), maps["mask"], join="inner")
         if "contrast" in aligned.dims:
             aligned = aligned.sel(contrast=maps["contrast"].values)
         else:

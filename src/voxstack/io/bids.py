@@ -105,10 +105,15 @@ def _wanted(entities: Mapping[str, Any], contrast: Any) -> _Wanted:
         key = _LONG.get(name, name)
         values = given if isinstance(given, Collection) and not isinstance(given, str) else [given]
         wanted[key] = tuple("" if value is None else str(value).removeprefix(f"{key}-") for value in values)
-    if contrast is not None and str(contrast) not in wanted.setdefault("contrast", (str(contrast),)):
-        raise InputError(
-            f"first_level_contrast is {contrast!r} and the entity contrast {entities['contrast']!r}. Give one of them."
-        )
+        if not wanted[key]:
+            raise InputError(f"entities: {name!r} has no value. '' stands for maps without it.")
+    if contrast is not None:
+        if str(contrast) not in wanted.get("contrast", (str(contrast),)):
+            given = entities["contrast"]
+            raise InputError(
+                f"first_level_contrast is {contrast!r} and the entity contrast {given!r}. Give one of them."
+            )
+        wanted["contrast"] = (str(contrast),)
     return wanted
 
 
@@ -160,7 +165,7 @@ def _by_row(some: Iterable[_Map]) -> dict[tuple[str, ...], _Map]:
         of_rows[one.row()].append(one)
     spelled: dict[tuple[str, ...], tuple[str, ...]] = {}
     for row in of_rows:
-        same = tuple(value.lstrip("0") if value.isdecimal() else value for value in row[1:])
+        same = tuple(value.lstrip("0") or "0" if value.isdecimal() else value for value in row[1:])
         first = spelled.setdefault((row[0], *same), row)
         if first != row:
             raise InputError(f"{_label(first)} and {_label(row)} are the same. Give their files one spelling.")
@@ -217,7 +222,8 @@ def _details(effects: Mapping[Any, _Map], wanted: _Wanted) -> dict[str, Any]:
     """What subjects that are added have to share: entities of all maps, and the values that were asked for together."""
     some = list(effects.values())
     together = {key: sorted(values) for key, values in wanted.items() if len(values) > 1}
-    entities = {key: together.get(key, list(some[0].told([key]))) for key in _keys(some) if key not in {_STAT, *_ROWS}}
+    keys = [key for key in dict.fromkeys([*_keys(some), *together]) if key not in {"sub", _STAT, *_ROWS}]
+    entities = {key: together.get(key, list(some[0].told([key]))) for key in keys}
     contrasts = entities.pop("contrast", [])
     named = {CONTRAST: contrasts[0] if len(contrasts) == 1 else contrasts} if contrasts else {}
     return {**named, "entities": entities} if entities else named

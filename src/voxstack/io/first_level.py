@@ -64,8 +64,7 @@ def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
         No contrast; something that is no model, or has no label or that of another one; models that cannot compute the
         contrast, all of which are named; a contrast of several rows.
     """
-    if isinstance(models, Sequence | np.ndarray | pd.Series):  # others may be gone through once alone
-        _check_labels([_label(number, model) for number, model in enumerate(models, start=1)])  # before any work
+    known_labels(models)  # before any work
     if contrast is None:
         raise InputError("Fitted models have many contrasts: name one with first_level_contrast=.")
     labels, failures, columns = [], defaultdict(list), set()
@@ -89,6 +88,15 @@ def of_models(models: Iterable[Any], contrast: Any, label: str) -> Subjects:
         )
     table = pd.DataFrame(rows, index=pd.Index(labels, name=label), dtype=object)
     return Subjects(table, {name: name for name in rows}, {CONTRAST: _plain(contrast)})
+
+
+def known_labels(models: Iterable[Any]) -> list[str]:
+    """Labels of models that can be gone through again, checked; none of others."""
+    if not isinstance(models, Sequence | np.ndarray | pd.Series):
+        return []
+    labels = [_label(number, model) for number, model in enumerate(models, start=1)]
+    _check_labels(labels)
+    return labels
 
 
 def _label(number: int, model: Any) -> str:

@@ -154,7 +154,7 @@ def located(given: Any, storage_options: StorageOptions | None) -> Any:
 
 def joined(folder: Place, name: str, storage_options: StorageOptions | None = None) -> Place:
     """What a name in a table means: a URL or an absolute path itself, else a file below the table's folder."""
-    if is_url(name) or Path(name).is_absolute():
+    if is_url(name) or name.startswith("~/") or Path(name).is_absolute():
         return place_of(name, storage_options)
     return folder / name
 

@@ -10,13 +10,13 @@ import pandas as pd
 
 from voxstack.errors import InputError, listing
 from voxstack.io.bids import of_derivatives
-from voxstack.io.first_level import Subjects, are_models, of_models
+from voxstack.io.first_level import EFFECT, VARIANCE, Subjects, are_models, known_labels, of_models
 from voxstack.io.joining import with_covariates
 from voxstack.io.map_table import COLUMNS, MAP, SUBJECT, is_table_of_maps, of_table
 from voxstack.io.places import Place, place_of
 from voxstack.io.secrets import StorageOptions
 from voxstack.io.sources import MapSpec
-from voxstack.io.tables import indexed, read_table
+from voxstack.io.tables import covariates, indexed, read_table
 
 _LABELS = ("participant_id", "subject_label")  # what BIDS and nilearn call the column of subject labels
 Participants = pd.DataFrame | str | Path | Iterable[Any]
@@ -43,12 +43,21 @@ class Given:
         """
         if not isinstance(self.label, str):
             raise InputError(f"label is the name of the column of subject labels, not {self.label!r}.")
-        covariates = self._covariates(storage_options)  # before models compute anything
+        known = self._covariates(storage_options)
+        if known is not None and are_models(self.participants):
+            self._check_covariates(known_labels(self.participants), known)  # before models compute anything
         subjects, folder = self._found(storage_options)
-        if covariates is not None:
+        if known is not None:
             # A table of one's own keeps its labels, which patterns of paths are filled from.
-            subjects = with_covariates(subjects, *covariates, respelled=self.maps is None)
+            subjects = with_covariates(subjects, *known, respelled=self.maps is None)
         return subjects, folder
+
+    def _check_covariates(self, labels: list[str], known: tuple[pd.DataFrame, str]) -> None:
+        """Refuse those that models of these labels cannot have."""
+        if labels:
+            rows = pd.DataFrame({EFFECT: None, VARIANCE: None}, index=pd.Index(labels, name=self.label))
+            subjects = with_covariates(Subjects(rows, {}), *known, respelled=True)
+            covariates(subjects.table, maps=rows.columns, leave_out=rows.columns)
 
     def _covariates(self, storage_options: StorageOptions | None) -> tuple[pd.DataFrame, str] | None:
         """Indexed by label, and what to call them; None where there are none."""

@@ -184,10 +184,7 @@ def build(request: Request, standing: Standing, lock: Lock, *, progress: bool) -
             provenance=provenance,
         )
         tidy(store)
-    if request.preparation.zeros_for_missing:
-        return None
-    mask = chosen if request.preparation.inside is None else request.preparation.inside
-    return zero_warning(coverage, mask, n, request.maps, request.preparation.reached(mask))
+    return zero_warning(coverage, chosen, n, request.maps, request.preparation)
 
 
 def _plan(request: Request, standing: Standing) -> tuple[Plan, int]:

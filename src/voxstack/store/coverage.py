@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from voxstack.errors import listing
 from voxstack.schema import SPACE, SUBJECT
+from voxstack.store.preparation import Preparation
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Coverage:
 
 
 def zero_warning(
-    coverage: Coverage, mask: NDArray[np.bool_], n_subjects: int, maps: Sequence[str], reached: NDArray[np.bool_]
+    coverage: Coverage, mask: NDArray[np.bool_], n_subjects: int, maps: Sequence[str], preparation: Preparation
 ) -> str | None:
     """What to say of zeros that may mean missing; None where there are none.
 
@@ -57,24 +58,27 @@ def zero_warning(
         Of the cohort.
     mask : (x, y, z) bool
         Voxels that are analysed.
-    reached : (x, y, z) bool
-        Those, and all from which smoothing has carried values to them.
+    preparation
+        How images became maps.
     """
-    partly = (coverage.n_zero > 0) & (coverage.n_zero < n_subjects) & mask
+    if preparation.zeros_for_missing:
+        return None
     found = []
+    partly = (coverage.n_zero > 0) & (coverage.n_zero < n_subjects) & ~coverage.blank & mask
     if counts := _counts(partly, maps):
         found.append(f"{counts} within the mask are exactly 0 in some subjects, and taken as data")
-    # Zeros in the midst of an explicit mask alone are what its maps hold, such as lesions.
-    around = coverage.blank & reached
-    smoothed = _counts(around, maps) if (around & ~mask).any() else ""
+    given = mask if preparation.inside is None else preparation.inside
+    around = coverage.blank & preparation.reached(given)
+    # Where nothing outside an explicit mask is 0, the zeros in it are what its maps hold.
+    smoothed = preparation.smooths and bool((around & ~given).any())
     if smoothed:
         found.append(
-            f"{smoothed} in or near the mask are exactly 0 in every subject, and smoothing took them for data, which "
-            "draws the values beside them towards 0"
+            f"{_counts(around, maps)} in or near the mask are exactly 0 in every subject that has data, and smoothing "
+            "took them for data, which draws the values beside them towards 0"
         )
     if not found:
         return None
-    smooth = "" if not smoothed else " To smooth over zeros as nilearn does, say smoothing_missing='zero'."
+    smooth = " To smooth over zeros as nilearn does, say smoothing_missing='zero'." if smoothed else ""
     return (
         f"{'. '.join(found)}. If 0 means missing in these maps, stack them with zero_is_missing=True "
         f"(--zero-is-missing).{smooth}"
@@ -84,7 +88,7 @@ def zero_warning(
 def _counts(where: NDArray[np.bool_], maps: Sequence[str]) -> str:
     """Of voxels (maps, x, y, z), in words; empty where there is none."""
     counts = {name: int(of_map.sum()) for name, of_map in zip(maps, where, strict=True)}
-    return listing(f"{count:,} voxels of {name!r}" for name, count in counts.items() if count)
+    return listing(f"{n:,} voxel{'s' * (n > 1)} of {name!r}" for name, n in counts.items() if n)
 
 
 def with_counted_subjects(cohort: xr.Dataset) -> xr.Dataset:

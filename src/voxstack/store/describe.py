@@ -75,9 +75,11 @@ def _cohort(cohort: xr.Dataset, location: Location, size: int) -> dict[str, Any]
     # What others append meanwhile is in the counts, so the number of subjects comes from where they do.
     coverage, n = stored_coverage(location, published), published.n_subjects
     order = list(published.attributes["provenance"]["maps"])
-    if "mask_digest" in published.attributes["provenance"]:  # counts before smoothing are of all voxels
+    made = published.attributes["provenance"]
+    if "mask_digest" in made and "smoothing_fwhm" in made:  # counts before smoothing are of voxels outside the mask too
         outside = coverage.n_valid == 0
         coverage.n_zero[:, outside] = coverage.n_nonzero[:, outside] = 0
+    filled = made.get("smoothing_missing") == "zero"  # zeros and missing values are not told apart
     metadata = published.arrays[order[0]]
     return {
         "subjects": _texts(cohort[SUBJECT]),
@@ -93,7 +95,7 @@ def _cohort(cohort: xr.Dataset, location: Location, size: int) -> dict[str, Any]
             "maps": {
                 name: {
                     "complete": int((zero + nonzero == n).sum()),
-                    "zero_in_some": int(((zero > 0) & (zero < n)).sum()),
+                    "zero_in_some": 0 if filled else int(((zero > 0) & (zero < n)).sum()),
                 }
                 for name, zero, nonzero in zip(order, coverage.n_zero, coverage.n_nonzero, strict=True)
             },

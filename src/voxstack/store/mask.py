@@ -50,7 +50,7 @@ def given_mask(mask: AnalysisMask, grid: Grid) -> NDArray[np.bool_]:
         if set(mask.dims) != set(SPACE):
             raise InputError(f"A mask has the dimensions x, y and z, not {mask.dims}.")
         # Raises GridMismatch where the lattices differ.
-        mask, _ = xr.align(Grid.label(mask.transpose(*SPACE)), xr.Dataset(coords=grid.coords()), join="inner")
+        mask, _ = xr.align(grid.label(mask.transpose(*SPACE)), xr.Dataset(coords=grid.coords()), join="inner")
     given = np.asarray(mask)
     if given.shape != grid.shape:
         raise InputError(f"The mask has the shape {given.shape}, the maps' grid {grid.shape}.")
@@ -93,25 +93,24 @@ def mask_place(mask: Mask, storage_options: StorageOptions | None) -> Mask:
 
 
 def mask_grid(mask: Mask) -> Grid | None:
-    """Lattice of a mask that is an image; None for others."""
-    if not isinstance(mask, Place | SpatialImage):
-        return None  # `resolve_mask` says what is wrong with it, if anything is
-    return ImageSource(mask).header().grid()
+    """Lattice of a mask that is an image; None for others, and `InputError` for what is no mask."""
+    if isinstance(mask, Place | SpatialImage):
+        return ImageSource(mask).header().grid()
+    if isinstance(mask, str):
+        if mask != "intersection":
+            raise InputError(f"The mask must be 'intersection', a fraction, or the path of an image, not {mask!r}.")
+    elif not isinstance(mask, int | float | np.integer | np.floating):
+        raise InputError(f"The mask must be 'intersection', a fraction, a path or an image, not {type(mask).__name__}.")
+    elif isinstance(mask, bool) or not 0 < mask <= 1:
+        raise InputError(f"The mask fraction must be above 0 and at most 1, not {mask!r}.")
+    return None
 
 
 def resolve_mask(mask: Mask, grid: Grid) -> tuple[NDArray[np.bool_] | None, float]:
     """The explicit mask on the grid, if there is one, and the fraction of subjects that must have data."""
-    if isinstance(mask, bool) or (isinstance(mask, int | float) and not 0 < mask <= 1):
-        raise InputError(f"The mask fraction must be above 0 and at most 1, not {mask!r}.")
-    if isinstance(mask, int | float):
-        return None, float(mask)
-    if isinstance(mask, str) and mask == "intersection":
-        return None, 1.0
-    if not isinstance(mask, str | Place | SpatialImage):
-        raise InputError(f"The mask must be 'intersection', a fraction, a path or an image, not {type(mask).__name__}.")
-    if isinstance(mask, str):
-        raise InputError(f"The mask must be 'intersection', a fraction, or the path of an image, not {mask!r}.")
-    return mask_on_grid(mask, grid), 0.0
+    if isinstance(mask, Place | SpatialImage):
+        return mask_on_grid(mask, grid), 0.0
+    return None, 1.0 if mask == "intersection" else float(mask)
 
 
 def choose_mask(coverage: Coverage, preparation: Preparation, fraction: float, n: int, mask: Mask) -> NDArray[np.bool_]:

@@ -191,12 +191,15 @@ def requested(
     # What needs no map comes first: first-level models compute theirs for hours.
     mask = mask_place(mask, of_sources)
     of_mask = mask_grid(mask)
-    standing = Standing.look(location)
-    standing.require(goal)
+    before = Standing.look(location)
+    before.require(goal)
+    before.sharded(goal, shard)
     (table, maps, first_level), folder = given.read(of_sources)
     labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
     kept = covariates_of(table, maps=maps, leave_out=image_columns(table, maps))
+    standing = Standing.look(location)  # as it is when they have been computed
+    standing.require(goal)
     sharded = standing.sharded(goal, shard)
     grid = standing.grid() if append else of_mask if options.resample is not None else None
     grid, placed = place(sources, labels, grid=grid, resample=options.resample is not None)

@@ -19,7 +19,7 @@ from voxstack.store.coverage import Coverage
 from voxstack.store.published import Chunking, Editions
 
 RESULT = "results.partial"
-"""Key that stands while a result is written."""
+"""Key that is there while a result is written: with it, what is of no result was left by a call that was stopped."""
 
 FOLDER = "stack.partial"
 PLAN = f"{FOLDER}/plan.json"
