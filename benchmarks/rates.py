@@ -35,7 +35,7 @@ import voxstack as vx
 from voxstack.blocks import Columns, as_blocks, columns
 from voxstack.contrasts import parse_contrasts
 from voxstack.design import make_design
-from voxstack.inference.hypotheses import Plan, make_hypotheses
+from voxstack.inference.hypotheses import Procedure, make_hypotheses
 from voxstack.inference.statistics import TFCE, Enhancement
 from voxstack.inference.work import largest_of_maps, map_block, tally_block
 from voxstack.kernels.basis import decompose
@@ -224,12 +224,12 @@ class Test:
         matrix = make_design(cohort, DESIGN)
         basis, n = decompose(matrix.values), len(matrix)
         names = [str(regressor) for regressor in matrix["regressor"].values]
-        plan = Plan(
+        procedure = Procedure(
             list(map(str, cohort["subject"].values)), tree_of(n), "permute", "freedman-lane", "two-sided", number, 0,
             "mixed", choose_cases("complete", None, n),
         )  # fmt: skip
         self.cohort, self.inside = cohort, cohort["mask"].values
-        self.hypotheses = make_hypotheses(parse_contrasts(list(CONTRASTS), names, None), matrix.values, basis, plan)
+        self.hypotheses = make_hypotheses(parse_contrasts(list(CONTRASTS), names, None), matrix.values, basis, procedure)
         self.enhancement = Enhancement(["tfce"], self.inside, None, 26, TFCE(), "signed", "z")
 
     def parts(self, most: int | None = None) -> list[Columns]:

@@ -88,7 +88,7 @@ def zero_warning(
 def _counts(where: NDArray[np.bool_], maps: Sequence[str]) -> str:
     """Of voxels (maps, x, y, z), in words; empty where there is none."""
     counts = {name: int(of_map.sum()) for name, of_map in zip(maps, where, strict=True)}
-    return listing(f"{n:,} voxel{'s' * (n > 1)} of {name!r}" for name, n in counts.items() if n)
+    return listing(f"{n:,} voxels of {name!r}" for name, n in counts.items() if n)
 
 
 def with_counted_subjects(cohort: xr.Dataset) -> xr.Dataset:
