@@ -229,7 +229,8 @@ class Test:
             "mixed", choose_cases("complete", None, n),
         )  # fmt: skip
         self.cohort, self.inside = cohort, cohort["mask"].values
-        self.hypotheses = make_hypotheses(parse_contrasts(list(CONTRASTS), names, None), matrix.values, basis, procedure)
+        tested = parse_contrasts(list(CONTRASTS), names, None)
+        self.hypotheses = make_hypotheses(tested, matrix.values, basis, procedure)
         self.enhancement = Enhancement(["tfce"], self.inside, None, 26, TFCE(), "signed", "z")
 
     def parts(self, most: int | None = None) -> list[Columns]:
