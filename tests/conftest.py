@@ -41,6 +41,22 @@ def wager_table(data_folder: Path) -> pd.DataFrame:
     return table.assign(participant_id=[f"sub-{i + 1:02d}" for i in range(len(table))])
 
 
+@pytest.fixture(scope="session")
+def models() -> list[Any]:
+    """Fitted first-level models of five people."""
+    from first_level import five_models
+
+    return five_models()
+
+
+@pytest.fixture(scope="session")
+def people() -> pd.DataFrame:
+    """Their covariates."""
+    from first_level import five_people
+
+    return five_people()
+
+
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches of 3 subjects."""

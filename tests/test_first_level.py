@@ -16,22 +16,12 @@ from nilearn.glm.first_level import FirstLevelModel
 from nilearn.glm.second_level import SecondLevelModel
 
 import voxstack as vx
-from first_level import AFFINE, CONTRAST, LABELS, SHAPE, Constant, design, fitted, five_models, five_people, images
+from first_level import AFFINE, CONTRAST, LABELS, SHAPE, Constant, design, fitted, images
 from voxstack.errors import GridMismatch, InputError, VoxstackWarning
 from voxstack.io.masked import within_mask
 
 # Of nilearn, which tells that it uses what it was given.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:nilearn.*", "ignore::RuntimeWarning:nilearn.*")
-
-
-@pytest.fixture(scope="module")
-def models() -> list[FirstLevelModel]:
-    return five_models()
-
-
-@pytest.fixture(scope="module")
-def people() -> pd.DataFrame:
-    return five_people()
 
 
 class TestModels:

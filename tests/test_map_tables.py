@@ -7,25 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from nilearn.glm.first_level import FirstLevelModel
 
 import voxstack as vx
-from first_level import LABELS, Constant, five_models, five_people, images
+from first_level import LABELS, Constant, images
 from voxstack.cli import cli
 from voxstack.errors import InputError
 
 # Of nilearn, which tells that it uses what it was given.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:nilearn.*", "ignore::RuntimeWarning:nilearn.*")
-
-
-@pytest.fixture(scope="module")
-def models() -> list[FirstLevelModel]:
-    return five_models()
-
-
-@pytest.fixture(scope="module")
-def people() -> pd.DataFrame:
-    return five_people()
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def test_a_verb_that_there_is_not() -> None:
     plan = vx.memory_plan(n_subjects=20, shape=(9, 9, 9))
     plan.check("permute")
     with pytest.raises(InputError, match="verb='stack'"):
-        plan.check("stack")  # type: ignore[arg-type]
+        plan.check("stack")
 
 
 def test_concatenated_cohorts_are_planned_for_what_both_have() -> None:

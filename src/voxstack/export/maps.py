@@ -160,15 +160,13 @@ def _sidecar(dataset: xr.Dataset, one: PlannedMap) -> bytes:
 
 def _image(dataset: xr.Dataset, one: PlannedMap) -> bytes:
     stat, data = one.entities.get("stat", one.suffix), dataset[one.variable].sel(one.selection)
-    if stat == "log10p" and one.variable == "p_value" and "z_score" not in dataset:
-        with np.errstate(divide="ignore"):  # p of another program may be 0
-            data = data.copy(data=0.0 - np.log10(data.values))
-    elif stat == "log10p" and one.variable == "p_value":
+    if stat == "log10p" and one.variable == "p_value" and "z_score" in dataset:  # from which p does not underflow
         at = dataset.sel(one.selection)
         alternative: Alternative = dataset.attrs["alternative"] if at["stat_type"].item() == "t" else "greater"
         data = data.copy(data=z_to_log10p(at["z_score"].values, alternative))
-    if one.suffix == "log10p":
-        data = data.copy(data=0.0 - np.log10(data.values))
+    elif one.suffix == "log10p" or (stat == "log10p" and one.variable == "p_value"):
+        with np.errstate(divide="ignore"):  # p of another program may be 0
+            data = data.copy(data=0.0 - np.log10(data.values))
     if data.dtype.kind in "bi":
         return compressed(to_nifti(data), one.suffix)
     wide = stat in ("p", "dof") or one.suffix == "p" or not _fits_float32(data.values)

@@ -86,8 +86,8 @@ def clusters_table(
         check_number("peaks, unless it is None for all of them,", peaks, 1)
     regions = None if atlas is None else Atlas.of(located(atlas, storage_options))
     # In the order of the registry, which a store does not keep.
-    known = [name for kind, name in REGISTRY if kind == maps.attrs["kind"] and is_p_value(name)]
-    names = [name for name in known if name in maps_of(maps)]
+    known, of_maps = [name for kind, name in REGISTRY if kind == maps.attrs["kind"]], set(maps_of(maps))
+    names = [name for name in known if name in of_maps and is_p_value(name)]
     there = compute(maps[[*names, *(name for name in ("cluster_extent",) if name in maps)]])
     affine = Grid.from_dataset(maps).affine
     said = maps.attrs["provenance"].get("threshold")

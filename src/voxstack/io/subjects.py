@@ -33,6 +33,11 @@ class Given:
     entities: Mapping[str, Any] | None = None
     covariates: pd.DataFrame | str | Path | None = None
 
+    @property
+    def of_models(self) -> bool:
+        """Whether `read` computes the maps, which may take hours."""
+        return are_models(self.participants)
+
     def read(self, storage_options: StorageOptions | None) -> tuple[Subjects, Place]:
         """Subjects by label, and the folder that relative paths start from.
 

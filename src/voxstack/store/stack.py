@@ -88,7 +88,7 @@ def stack(
         Voxels that are analysed: "intersection", those where every subject has data; a fraction in (0, 1] of the
         subjects that must have data; or a path, URL or image, brought to the grid by nearest neighbour, outside of
         which nothing is kept. Voxels that are 0 or missing in every subject are never part of the mask;
-        of smoothed maps this is said of what they were before, but inside an image of a mask.
+        where maps are smoothed that is judged before, but for voxels inside a mask's image that smoothing reaches.
     zero_is_missing
         Take exact zeros for missing values.
     resample
@@ -135,6 +135,13 @@ def stack(
         Images on several lattices; all are named. Left-right flipped copies of one lattice are no mismatch.
     StoreError
         Something is at `store` already, it lies in another store, or another call is writing it.
+
+    Warns
+    -----
+    VoxstackWarning
+        Zeros that are taken as data and may mean missing; subjects of a folder or of nilearn's table who lack the chosen
+        map; files whose names cannot be read; weights by position over designs that differ; a stopped call whose
+        batches cannot be used.
     """
     # Validate
     request, standing = requested(
@@ -188,19 +195,20 @@ def requested(
         raise InputError("append adds to a cohort and overwrite replaces it; ask for one of them.")
     goal: Goal = "append" if append else "overwrite" if overwrite else "new"
     of_sources = dict((storage_options if source_options is None else source_options) or {})
-    # What needs no map comes first: first-level models compute theirs for hours.
+    # What needs no map comes first: first-level models may compute theirs for hours.
     mask = mask_place(mask, of_sources)
     of_mask = mask_grid(mask)
-    before = Standing.look(location)
-    before.require(goal)
-    before.sharded(goal, shard)
+    standing = Standing.look(location)
+    standing.require(goal)
+    sharded = standing.sharded(goal, shard)
     (table, maps, first_level), folder = given.read(of_sources)
     labels = [str(subject) for subject in table.index]
     sources = resolve_maps(table, folder, maps, storage_options=of_sources, allow_outside=allow_outside)
     kept = covariates_of(table, maps=maps, leave_out=image_columns(table, maps))
-    standing = Standing.look(location)  # as it is when they have been computed
-    standing.require(goal)
-    sharded = standing.sharded(goal, shard)
+    if given.of_models:  # which others may have used
+        standing = Standing.look(location)
+        standing.require(goal)
+        sharded = standing.sharded(goal, shard)
     grid = standing.grid() if append else of_mask if options.resample is not None else None
     grid, placed = place(sources, labels, grid=grid, resample=options.resample is not None)
     explicit, fraction = resolve_mask(mask, grid)
