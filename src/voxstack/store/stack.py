@@ -139,8 +139,8 @@ def stack(
     Warns
     -----
     VoxstackWarning
-        Zeros that are taken as data and may mean missing; subjects of a folder or of nilearn's table who lack the chosen
-        map; files whose names cannot be read; weights by position over designs that differ; a stopped call whose
+        Zeros that are taken as data and may mean missing; subjects of a folder or of nilearn's table who lack the
+        chosen map; files whose names cannot be read; weights by position over designs that differ; a stopped call whose
         batches cannot be used.
     """
     # Validate
